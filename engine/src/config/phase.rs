@@ -1,0 +1,140 @@
+//! A phase: one objective for a number of clean data tokens, with its own learning-rate schedule. A run chains
+//! phases; step and token counters are global.
+
+use serde::{Deserialize, Serialize};
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// causal next-token cross-entropy
+    Ar,
+    /// masked diffusion over the whole row (MDLM, arXiv 2406.07524, eq. 10)
+    Mdlm,
+    /// block diffusion, noisy and clean streams (BD3-LM, arXiv 2503.09573, eq. 8)
+    Block,
+}
+
+/// Weight of a masked token's cross-entropy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weighting {
+    /// 1/t: the NELBO
+    #[default]
+    InvT,
+    /// 1: the low-variance form (not a bound)
+    Uniform,
+}
+
+/// Peak learning rate and its shape inside the phase, in steps or shares of the phase.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LrSpec {
+    pub peak: f64,
+    /// steps of linear warm-up: lr = peak * min(1, (s + 1) / warmup)
+    #[serde(default)]
+    pub warmup: u64,
+    /// "cosine", "linear" or "constant" over the phase
+    #[serde(default = "cosine")]
+    pub decay: String,
+    /// share of the peak that remains at the end
+    #[serde(default = "tenth")]
+    pub floor: f64,
+    /// horizon of the decay in steps, where it is not the phase's length
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub horizon: Option<u64>,
+}
+fn cosine() -> String {
+    "cosine".into()
+}
+fn tenth() -> f64 {
+    0.1
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimiserPolicy {
+    /// moments and their count go on from the phase before
+    #[default]
+    Carry,
+    Fresh,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmaPolicy {
+    #[default]
+    Off,
+    Carry,
+    Reset,
+}
+
+/// Token-editing rows (T2T; LLaDA2.1, arXiv 2602.08676, plain mixture of `methods/llada21_editing.md` 2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EditSpec {
+    /// share of blocks (rows for `mdlm`) that carry corrupted visible tokens
+    #[serde(default = "half")]
+    pub mix: f64,
+    /// replacement rate r is drawn from U(0, rate) per block
+    pub rate: f64,
+    /// weight of the mean cross-entropy over corrupted visible tokens
+    #[serde(default = "one")]
+    pub lambda_edit: f64,
+    /// weight of the mean cross-entropy over clean visible tokens
+    #[serde(default = "tenth")]
+    pub lambda_keep: f64,
+}
+fn half() -> f64 {
+    0.5
+}
+fn one() -> f64 {
+    1.0
+}
+
+/// Block sizes of a phase: one, or several drawn per batch (0 = the whole row).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum BlockSizes {
+    One(usize),
+    Several(Vec<usize>),
+}
+
+impl BlockSizes {
+    pub fn list(&self) -> Vec<usize> {
+        match self {
+            BlockSizes::One(b) => vec![*b],
+            BlockSizes::Several(v) => v.clone(),
+        }
+    }
+}
+
+/// One `[[phase]]` of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    pub objective: Objective,
+    /// `block` only
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<BlockSizes>,
+    /// token n is read from row n - 1 (models made from autoregressive ones)
+    #[serde(default)]
+    pub shift: bool,
+    /// clean data tokens of this phase
+    pub tokens: u64,
+    pub lr: LrSpec,
+    #[serde(default)]
+    pub optimiser: OptimiserPolicy,
+    #[serde(default)]
+    pub ema: EmaPolicy,
+    #[serde(default)]
+    pub weighting: Weighting,
+    /// smallest and largest mask rate drawn
+    #[serde(default = "full_range")]
+    pub t: [f64; 2],
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<EditSpec>,
+}
+fn full_range() -> [f64; 2] {
+    [1e-3, 1.0]
+}

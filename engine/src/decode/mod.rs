@@ -1,0 +1,59 @@
+//! Decoding does no I/O: [`Decoder::next`] says which forward it needs, whoever drives it (a CPU loop, a worker
+//! that awaits WebGPU, the server) computes the statistics, [`Decoder::apply`] turns them into actions.
+//!
+//! `State` (ids, status per position, blocks) -> forward -> `Policy` (pure) returns commits, edits, remasks ->
+//! the decoder checks and applies them -> an event goes to the `Trajectory`.
+
+pub mod trajectory;
+
+pub use trajectory::Trajectory;
+
+use hilda_kernels::{MaskRule, head::RowHead};
+
+/// What the driver must compute.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForwardRequest {
+    /// the request's own index: part of every random key, never a batch slot
+    pub sequence: u32,
+    /// decoding step (forwards so far)
+    pub step: u32,
+    /// positions to compute, ascending, each at or after the cached prefix
+    pub query_positions: Vec<u32>,
+    /// token ids at `query_positions`
+    pub ids: Vec<u32>,
+    /// rule between query positions, and between them and the cached prefix
+    pub rule: MaskRule,
+    /// tokens per block for the rule (0 = the whole sequence is one block)
+    pub block_size: u32,
+    pub cache: CacheOp,
+    pub want: Want,
+}
+
+/// What happens to keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheOp {
+    /// compute and forget
+    None,
+    /// drop everything from position `keep` on, compute, forget
+    Truncate { keep: u32 },
+    /// append the keys and values of all query positions (they must continue the cached prefix)
+    Store,
+}
+
+/// Statistics asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Want {
+    /// positions whose token distribution is needed (with the logit shift, position n is read from row n - 1;
+    /// the driver's session does that mapping)
+    pub rows: Vec<u32>,
+    pub top_k: usize,
+    /// 0 = candidates are argmaxes
+    pub temperature: f32,
+    pub seed: u64,
+}
+
+/// The driver's answer: one entry per wanted row, in the same order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowStats {
+    pub rows: Vec<RowHead>,
+}

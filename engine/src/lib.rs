@@ -1,0 +1,8 @@
+//! HILDA's engine: diffusion, models, training, decoding. No HTTP, no database, no clock.
+//!
+//! Builds for wasm32 with `default-features = false`: configuration, decoding, trajectories and the forward pass
+//! run in the page from the same source as on the server.
+
+pub mod config;
+pub mod decode;
+pub mod record;

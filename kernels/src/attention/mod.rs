@@ -1,0 +1,3 @@
+//! Attention: softmax(q k^T * scale) v over grouped heads, the mask given as a rule.
+
+pub mod rule;

@@ -1,0 +1,160 @@
+//! Where numbers live and who computes with them: one trait, several devices.
+//!
+//! A back end owns f32 buffers ([`Backend::Buf`]), u32 buffers ([`Backend::Ids`]) and compiled attention masks
+//! ([`Backend::Mask`]). Models are written once against [`Backend`] (forward) and [`Train`] (backward).
+//! All matrices are row-major and packed; `At` names a tensor inside a larger buffer.
+
+use crate::attention::rule::{MaskRule, Place};
+
+/// A tensor inside a buffer: `len` values from `offset`. Offsets are multiples of 64 (WebGPU binds at 256 bytes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct At {
+    pub offset: usize,
+    pub len: usize,
+}
+
+/// Shape of one attention call over `batch` independent sequences.
+///
+/// Queries are rows `[batch * q_len, q_stride]`, with head h at column `q_col + h * head_dim`; keys and values
+/// are rows `[batch * k_len, kv_stride]` at columns `k_col` and `v_col` (+ kv head * head_dim).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    pub batch: usize,
+    pub q_len: usize,
+    pub k_len: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub scale: f32,
+    pub q_stride: usize,
+    pub q_col: usize,
+    pub kv_stride: usize,
+    pub k_col: usize,
+    pub v_col: usize,
+}
+
+/// Rotary embedding of `heads` heads starting at column `col` of rows `[rows, stride]` (half-split layout:
+/// component i pairs with i + head_dim / 2; angle = position * theta^(-2 i / head_dim)).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RopeShape {
+    pub rows: usize,
+    pub stride: usize,
+    pub col: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+    pub theta: f32,
+}
+
+/// What the head is asked for, for each of `rows` hidden rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadJob {
+    pub rows: usize,
+    pub width: usize,
+    pub vocab: usize,
+    /// how many most probable tokens to report, at most [`crate::head::MAX_TOP_K`]
+    pub top_k: usize,
+    /// 0 = the candidate is the argmax; else it is drawn from softmax(z / temperature) by the keyed race
+    pub temperature: f32,
+    pub seed: u64,
+    /// ids removed from the softmax (the mask id and other specials); few, so a list
+    pub forbid: Vec<u32>,
+}
+
+/// Forward operations. Everything is asynchronous in spirit: a GPU back end may only record here and run at
+/// the next read; reads are therefore not part of the trait (each device has its own `read`).
+pub trait Backend {
+    type Buf;
+    type Ids;
+    type Mask;
+
+    /// A zeroed f32 buffer.
+    fn buf(&self, len: usize) -> Self::Buf;
+    /// A zeroed u32 buffer.
+    fn ids(&self, len: usize) -> Self::Ids;
+    fn write(&self, dst: &mut Self::Buf, offset: usize, data: &[f32]);
+    fn write_ids(&self, dst: &mut Self::Ids, data: &[u32]);
+    /// dst[dst_at..][..len] = src[src_at..][..len]
+    fn copy(&self, src: &Self::Buf, src_at: usize, dst: &mut Self::Buf, dst_at: usize, len: usize);
+    /// Copies `cols` columns of each row: dst[r * dst_stride + dst_col ..] = src[r * src_stride + src_col ..],
+    /// destination rows starting at `dst_row`. Fills key/value caches.
+    #[allow(clippy::too_many_arguments)]
+    fn copy_columns(
+        &self,
+        src: &Self::Buf,
+        src_stride: usize,
+        src_col: usize,
+        dst: &mut Self::Buf,
+        dst_stride: usize,
+        dst_col: usize,
+        dst_row: usize,
+        rows: usize,
+        cols: usize,
+    );
+    /// Compiles `rule` for every (sequence, query, key). `queries` is [batch * q_len], `keys` [batch * k_len].
+    fn mask(&self, rule: MaskRule, batch: usize, queries: &[Place], keys: &[Place]) -> Self::Mask;
+
+    /// out[r] = table[ids[r]], [rows, width]
+    fn embed(
+        &self,
+        ids: &Self::Ids,
+        params: &Self::Buf,
+        table: At,
+        out: &mut Self::Buf,
+        rows: usize,
+        width: usize,
+    );
+    /// y[r] = x[r] / sqrt(mean(x[r]^2) + eps) * w
+    #[allow(clippy::too_many_arguments)]
+    fn rms_norm(
+        &self,
+        x: &Self::Buf,
+        params: &Self::Buf,
+        w: At,
+        y: &mut Self::Buf,
+        rows: usize,
+        width: usize,
+        eps: f32,
+    );
+    /// y[m, n] = x[m, k] w[n, k]^T (+ y if `accumulate`): a linear layer with the weight stored [out, in]
+    #[allow(clippy::too_many_arguments)]
+    fn linear(
+        &self,
+        x: &Self::Buf,
+        params: &Self::Buf,
+        w: At,
+        y: &mut Self::Buf,
+        m: usize,
+        n: usize,
+        k: usize,
+        accumulate: bool,
+    );
+    /// Rotates in place; `positions` is [rows].
+    fn rope(&self, x: &mut Self::Buf, positions: &Self::Ids, shape: RopeShape);
+    /// out[batch * q_len, heads * head_dim]; `lse` [batch * q_len, heads] receives the log-sum-exp of the scores.
+    /// A query that may see nothing yields zeros.
+    #[allow(clippy::too_many_arguments)]
+    fn attention(
+        &self,
+        q: &Self::Buf,
+        kv: &Self::Buf,
+        mask: &Self::Mask,
+        out: &mut Self::Buf,
+        lse: &mut Self::Buf,
+        shape: AttentionShape,
+    );
+    /// y[r, i] = silu(gate_up[r, i]) * gate_up[r, width + i]; gate_up is [rows, 2 * width]
+    fn swiglu(&self, gate_up: &Self::Buf, y: &mut Self::Buf, rows: usize, width: usize);
+    /// out[i] = x[rows[i]], [n, width]
+    fn gather(&self, x: &Self::Buf, rows: &Self::Ids, out: &mut Self::Buf, n: usize, width: usize);
+    /// Statistics of softmax(hidden table^T) per row, never the logits: see [`crate::head`] for the layout of
+    /// `out`. `keys` is [rows, 4]: position, step, sequence (for the race) and the current token id.
+    fn head(
+        &self,
+        hidden: &Self::Buf,
+        params: &Self::Buf,
+        table: At,
+        keys: &Self::Ids,
+        out: &mut Self::Buf,
+        job: &HeadJob,
+    );
+}

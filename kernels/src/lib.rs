@@ -1,0 +1,12 @@
+//! HILDA's numeric core: numbers in, numbers out. It knows no models.
+//!
+//! One folder an operation: `mod.rs` is the contract and the dispatch, `reference.rs` the plain loop everyone
+//! can read (f64 accumulators), `cpu.rs` the fast path, `kernel.wgsl` the WebGPU kernel, `tests.rs` the proof.
+//! Matrices are row-major f32. Shapes: B batch, L length, V vocabulary, D width, H heads, K kv heads.
+
+pub mod attention;
+pub mod backend;
+pub mod head;
+pub mod rng;
+
+pub use attention::rule::{Base, MaskRule, Place};
