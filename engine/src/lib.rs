@@ -5,4 +5,5 @@
 
 pub mod config;
 pub mod decode;
+pub mod model;
 pub mod record;
