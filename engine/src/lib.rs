@@ -4,5 +4,6 @@
 //! run in the page from the same source as on the server.
 
 pub mod config;
+pub mod data;
 pub mod decode;
 pub mod record;
