@@ -5,6 +5,7 @@ mod page;
 mod serve;
 mod setup;
 mod shell;
+mod test;
 
 use std::process::ExitCode;
 
@@ -27,12 +28,13 @@ fn main() -> ExitCode {
     let outcome = match command.as_deref() {
         Some("page") => page::command(&args),
         Some("serve") => serve::command(&args),
+        Some("test") => test::command(&args),
         Some("bench") => bench(&args),
         Some("help" | "--help" | "-h") | None => {
-            print!("{USAGE}");
+            print!("{USAGE}{}", test::usage());
             return ExitCode::SUCCESS;
         }
-        Some(other) => Err(format!("there is no command `{other}`\n{USAGE}").into()),
+        Some(other) => Err(format!("there is no command `{other}`\n{USAGE}{}", test::usage()).into()),
     };
     match outcome {
         Ok(code) => code,

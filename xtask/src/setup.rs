@@ -63,6 +63,11 @@ pub fn apt(packages: &[&str]) -> Result<()> {
     apt_get(&install).map_err(|error| format!("{error}; by hand: {typed}").into())
 }
 
+/// Whether [`apt`] can install here.
+pub fn can_apt() -> bool {
+    shell::which("apt-get").is_some() && is_root()
+}
+
 fn installed(package: &str) -> bool {
     let query =
         Command::new("dpkg-query").args(["-W", "-f", "${Status}", package]).stderr(Stdio::null()).output();
