@@ -246,6 +246,8 @@ pub trait Train: Backend {
         width: usize,
         backward: Option<(&mut Self::Buf, &mut Self::Buf)>,
     ) -> (Vec<f32>, Vec<f32>);
+    /// (query, key) pairs that the mask leaves to compute, for FLOP counts
+    fn pairs(&self, mask: &Self::Mask, batch: usize) -> u64;
     fn zero(&self, x: &mut Self::Buf);
     fn sum_squares(&self, x: &Self::Buf) -> f64;
     fn adamw(
