@@ -5,6 +5,8 @@
 //! All matrices are row-major and packed; `At` names a tensor inside a larger buffer.
 
 pub mod cpu;
+#[cfg(feature = "web")]
+pub mod web;
 
 use crate::adam::AdamStep;
 use crate::attention::rule::{MaskRule, Place};
