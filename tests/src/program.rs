@@ -64,7 +64,7 @@ impl Ended {
 /// Runs `hilda ARGS` in `folder`, with its data in `folder/data`, for at most five minutes.
 pub fn run(hilda: &Path, folder: &Path, args: &[&str]) -> Ended {
     let mut command = Command::new(hilda);
-    command.args(args).current_dir(folder).env("HILDA_DATA_DIR", folder.join("data"));
+    command.args(args).current_dir(folder).env("HILDA_DATA", folder.join("data"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", hilda.display()));
     let pid = child.id();
