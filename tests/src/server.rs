@@ -25,25 +25,24 @@ impl Server {
         let mut command = Command::new(hilda);
         command.args(["serve", "--port", &port.to_string(), "--data-dir"]).arg(data);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", hilda.display()));
+        let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", hilda.display()));
+        Server::adopt(child, port, data)
+    }
+
+    /// Takes over a server that was just started and waits until it answers.
+    pub fn adopt(child: Child, port: u16, data: &Path) -> Server {
+        let mut server = Server { child, port, data: data.to_owned() };
         let start = Instant::now();
-        loop {
-            let get = Request { method: "GET", path: "/healthz", headers: &[], body: &[] };
-            if http::request(port, &get).is_ok_and(|response| response.status == 200) {
-                return Server { child, port, data: data.to_owned() };
-            }
-            let ended = child.try_wait().expect("the state of the server");
+        let get = Request { method: "GET", path: "/healthz", headers: &[], body: &[] };
+        while !http::request(port, &get).is_ok_and(|response| response.status == 200) {
+            let ended = server.child.try_wait().expect("the state of the server");
             if ended.is_some() || start.elapsed() > Duration::from_secs(30) {
-                let _ = child.kill();
                 let log = std::fs::read_to_string(data.with_extension("server.log")).unwrap_or_default();
                 panic!("the server did not come up ({ended:?}):\n{log}");
             }
             thread::sleep(Duration::from_millis(30));
         }
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+        server
     }
 
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
@@ -81,6 +80,13 @@ impl Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.kill_trainers();
+    }
+
+    /// Ends the server at once and leaves its trainers alone.
+    pub fn kill_alone(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        std::mem::forget(self);
     }
 
     fn kill_trainers(&self) {
