@@ -241,6 +241,10 @@ impl RunConfig {
         if !(8..=65536).contains(&length) {
             return bad("data.packing.length", format!("{length} is outside 8..65536"));
         }
+        if self.data.packing.restart_positions && !self.data.packing.documents {
+            // a causal rule compares positions, so tokens would see later documents
+            return bad("data.packing.restart_positions", "needs data.packing.documents".into());
+        }
         if let Some(c) = self.model.context
             && c < length
         {
@@ -422,6 +426,7 @@ edit = { rate = 0.2 }
             ("peak = 5e-4", "peak = -1", "phase[1].lr.peak"),
             ("name = \"t\"", "name = \"../t\"", "name"),
             ("rate = 0.2", "rate = 2.0", "phase[1].edit"),
+            ("train = \"a.txt\"", "train = \"a.txt\"\npacking = { documents = false }", "restart_positions"),
         ];
         for (from, to, field) in cases {
             let e = RunConfig::from_toml(&RECIPE.replacen(from, to, 1)).unwrap_err().to_string();
