@@ -113,9 +113,7 @@ pub fn bytes(n: u64) -> String {
 
 /// "1.2 PFLOP"
 pub fn flops(v: f64) -> String {
-    for (scale, unit) in
-        [(1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")]
-    {
+    for (scale, unit) in [(1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")] {
         if v >= scale * 0.9995 {
             return format!("{} {unit}", significant(v / scale, 3));
         }
