@@ -4,5 +4,7 @@
 //! run in the page from the same source as on the server.
 
 pub mod config;
+pub mod data;
 pub mod decode;
+pub mod model;
 pub mod record;

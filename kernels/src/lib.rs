@@ -4,9 +4,20 @@
 //! can read (f64 accumulators), `cpu.rs` the fast path, `kernel.wgsl` the WebGPU kernel, `tests.rs` the proof.
 //! Matrices are row-major f32. Shapes: B batch, L length, V vocabulary, D width, H heads, K kv heads.
 
+pub mod adam;
 pub mod attention;
 pub mod backend;
+pub mod embed;
+pub mod gemm;
+pub mod glu;
 pub mod head;
+pub mod norm;
+pub mod par;
+pub mod reduce;
 pub mod rng;
+pub mod rope;
+pub mod simd;
 
 pub use attention::rule::{Base, MaskRule, Place};
+pub use backend::cpu::Cpu;
+pub use backend::{At, AttentionShape, Backend, HeadJob, RopeShape, Train};

@@ -271,7 +271,8 @@ impl RunConfig {
                 return bad("optimiser.betas", format!("beta {} = {b} is outside [0, 1)", i + 1));
             }
         }
-        if !(o.eps > 0.0 && o.eps < 1.0) || !(0.0..10.0).contains(&o.weight_decay) || !(o.clip >= 0.0) {
+        let sound = o.eps > 0.0 && o.eps < 1.0 && (0.0..10.0).contains(&o.weight_decay) && o.clip >= 0.0;
+        if !sound {
             return bad("optimiser", "eps in (0, 1), weight_decay in [0, 10), clip >= 0".into());
         }
         if !(0.0..1.0).contains(&o.ema_decay) {

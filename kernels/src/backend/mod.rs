@@ -4,7 +4,11 @@
 //! ([`Backend::Mask`]). Models are written once against [`Backend`] (forward) and [`Train`] (backward).
 //! All matrices are row-major and packed; `At` names a tensor inside a larger buffer.
 
+pub mod cpu;
+
+use crate::adam::AdamStep;
 use crate::attention::rule::{MaskRule, Place};
+use crate::head::LossRow;
 
 /// A tensor inside a buffer: `len` values from `offset`. Offsets are multiples of 64 (WebGPU binds at 256 bytes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -157,4 +161,102 @@ pub trait Backend {
         out: &mut Self::Buf,
         job: &HeadJob,
     );
+}
+
+/// Backward operations and the optimiser, for devices that train.
+#[allow(clippy::too_many_arguments)]
+pub trait Train: Backend {
+    /// dx[m, k] = dy[m, n] w[n, k]
+    fn linear_backward_input(
+        &self,
+        dy: &Self::Buf,
+        params: &Self::Buf,
+        w: At,
+        dx: &mut Self::Buf,
+        m: usize,
+        n: usize,
+        k: usize,
+    );
+    /// dw[n, k] += dy[m, n]^T x[m, k]
+    fn linear_backward_weight(
+        &self,
+        dy: &Self::Buf,
+        x: &Self::Buf,
+        grads: &mut Self::Buf,
+        w: At,
+        m: usize,
+        n: usize,
+        k: usize,
+    );
+    /// dx += input gradient; the weight's gradient is added in `grads`
+    fn rms_norm_backward(
+        &self,
+        dy: &Self::Buf,
+        x: &Self::Buf,
+        params: &Self::Buf,
+        w: At,
+        dx: &mut Self::Buf,
+        grads: &mut Self::Buf,
+        rows: usize,
+        width: usize,
+        eps: f32,
+    );
+    fn rope_backward(&self, dx: &mut Self::Buf, positions: &Self::Ids, shape: RopeShape);
+    /// d_qkv is overwritten; queries, keys and values share `qkv`
+    fn attention_backward(
+        &self,
+        d_out: &Self::Buf,
+        qkv: &Self::Buf,
+        out: &Self::Buf,
+        lse: &Self::Buf,
+        mask: &Self::Mask,
+        d_qkv: &mut Self::Buf,
+        shape: AttentionShape,
+    );
+    /// d [rows, 2 width] is overwritten
+    fn swiglu_backward(
+        &self,
+        dy: &Self::Buf,
+        gate_up: &Self::Buf,
+        d: &mut Self::Buf,
+        rows: usize,
+        width: usize,
+    );
+    /// grads[table][ids[r]] += d[r]
+    fn embed_backward(
+        &self,
+        ids: &Self::Ids,
+        d: &Self::Buf,
+        grads: &mut Self::Buf,
+        table: At,
+        rows: usize,
+        width: usize,
+    );
+    /// out = 0; out[rows[i]] += d[i]: the gradient of `gather`
+    fn scatter(&self, d: &Self::Buf, rows: &Self::Ids, out: &mut Self::Buf, n: usize, width: usize);
+    /// Log-probability of the target and entropy per row; with `backward` = (d_hidden, grads) the head's backward
+    /// pass runs on the same tiles (see [`crate::head::loss`]).
+    fn head_loss(
+        &self,
+        hidden: &Self::Buf,
+        params: &Self::Buf,
+        table: At,
+        rows: &[LossRow],
+        forbid: &[u32],
+        width: usize,
+        backward: Option<(&mut Self::Buf, &mut Self::Buf)>,
+    ) -> (Vec<f32>, Vec<f32>);
+    fn zero(&self, x: &mut Self::Buf);
+    fn sum_squares(&self, x: &Self::Buf) -> f64;
+    fn adamw(
+        &self,
+        w: &mut Self::Buf,
+        g: &Self::Buf,
+        m: &mut Self::Buf,
+        v: &mut Self::Buf,
+        ema: Option<&mut Self::Buf>,
+        step: AdamStep,
+    );
+    /// The whole buffer on the host.
+    fn read(&self, x: &Self::Buf) -> Vec<f32>;
 }

@@ -3,6 +3,13 @@
 //! logits z[v] = <hidden, table[v]>, forbidden ids at minus infinity. A row of statistics is
 //! [`STATS`]` + 2 * top_k` floats; integers are bit-cast. Probabilities follow as exp(z - lse).
 
+mod cpu;
+mod loss;
+pub mod reference;
+
+pub use cpu::statistics;
+pub use loss::{LossRow, loss};
+
 /// Most tokens a head can rank per row.
 pub const MAX_TOP_K: usize = 16;
 /// Fixed fields of a statistics row.

@@ -1,0 +1,254 @@
+//! The CPU back end: buffers are vectors, operations run at once.
+
+use super::{At, AttentionShape, Backend, HeadJob, RopeShape, Train};
+use crate::adam::{AdamStep, adamw};
+use crate::attention::rule::{MaskRule, Place};
+use crate::attention::{Tiles, attention, attention_backward};
+use crate::head::{self, LossRow};
+use crate::{embed, gemm, glu, norm, reduce, rope};
+
+/// The CPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu;
+
+fn tensor(params: &[f32], at: At) -> &[f32] {
+    &params[at.offset..at.offset + at.len]
+}
+fn tensor_mut(params: &mut [f32], at: At) -> &mut [f32] {
+    &mut params[at.offset..at.offset + at.len]
+}
+
+impl Backend for Cpu {
+    type Buf = Vec<f32>;
+    type Ids = Vec<u32>;
+    type Mask = Tiles;
+
+    fn buf(&self, len: usize) -> Vec<f32> {
+        vec![0.0; len]
+    }
+    fn ids(&self, len: usize) -> Vec<u32> {
+        vec![0; len]
+    }
+    fn write(&self, dst: &mut Vec<f32>, offset: usize, data: &[f32]) {
+        dst[offset..offset + data.len()].copy_from_slice(data);
+    }
+    fn write_ids(&self, dst: &mut Vec<u32>, data: &[u32]) {
+        dst[..data.len()].copy_from_slice(data);
+    }
+    fn copy(&self, src: &Vec<f32>, src_at: usize, dst: &mut Vec<f32>, dst_at: usize, len: usize) {
+        dst[dst_at..dst_at + len].copy_from_slice(&src[src_at..src_at + len]);
+    }
+    fn copy_columns(
+        &self,
+        src: &Vec<f32>,
+        src_stride: usize,
+        src_col: usize,
+        dst: &mut Vec<f32>,
+        dst_stride: usize,
+        dst_col: usize,
+        dst_row: usize,
+        rows: usize,
+        cols: usize,
+    ) {
+        for r in 0..rows {
+            let to = (dst_row + r) * dst_stride + dst_col;
+            dst[to..to + cols].copy_from_slice(&src[r * src_stride + src_col..][..cols]);
+        }
+    }
+    fn mask(&self, rule: MaskRule, batch: usize, queries: &[Place], keys: &[Place]) -> Tiles {
+        Tiles::new(rule, batch, queries, keys)
+    }
+    fn embed(
+        &self,
+        ids: &Vec<u32>,
+        params: &Vec<f32>,
+        table: At,
+        out: &mut Vec<f32>,
+        rows: usize,
+        width: usize,
+    ) {
+        embed::gather(tensor(params, table), &ids[..rows], &mut out[..rows * width], width);
+    }
+    fn rms_norm(
+        &self,
+        x: &Vec<f32>,
+        params: &Vec<f32>,
+        w: At,
+        y: &mut Vec<f32>,
+        rows: usize,
+        width: usize,
+        eps: f32,
+    ) {
+        norm::rms_norm(&x[..rows * width], tensor(params, w), &mut y[..rows * width], width, eps);
+    }
+    fn linear(
+        &self,
+        x: &Vec<f32>,
+        params: &Vec<f32>,
+        w: At,
+        y: &mut Vec<f32>,
+        m: usize,
+        n: usize,
+        k: usize,
+        accumulate: bool,
+    ) {
+        gemm::nt(x, tensor(params, w), y, m, n, k, accumulate);
+    }
+    fn rope(&self, x: &mut Vec<f32>, positions: &Vec<u32>, shape: RopeShape) {
+        rope::rope(x, positions, shape, false);
+    }
+    fn attention(
+        &self,
+        q: &Vec<f32>,
+        kv: &Vec<f32>,
+        mask: &Tiles,
+        out: &mut Vec<f32>,
+        lse: &mut Vec<f32>,
+        shape: AttentionShape,
+    ) {
+        attention(q, kv, mask, out, lse, shape);
+    }
+    fn swiglu(&self, gate_up: &Vec<f32>, y: &mut Vec<f32>, rows: usize, width: usize) {
+        glu::swiglu(&gate_up[..2 * rows * width], &mut y[..rows * width], width);
+    }
+    fn gather(&self, x: &Vec<f32>, rows: &Vec<u32>, out: &mut Vec<f32>, n: usize, width: usize) {
+        embed::gather(x, &rows[..n], &mut out[..n * width], width);
+    }
+    fn head(
+        &self,
+        hidden: &Vec<f32>,
+        params: &Vec<f32>,
+        table: At,
+        keys: &Vec<u32>,
+        out: &mut Vec<f32>,
+        job: &HeadJob,
+    ) {
+        head::statistics(hidden, tensor(params, table), keys, out, job);
+    }
+}
+
+impl Train for Cpu {
+    fn linear_backward_input(
+        &self,
+        dy: &Vec<f32>,
+        params: &Vec<f32>,
+        w: At,
+        dx: &mut Vec<f32>,
+        m: usize,
+        n: usize,
+        k: usize,
+    ) {
+        gemm::nn(dy, tensor(params, w), dx, m, n, k, false);
+    }
+    fn linear_backward_weight(
+        &self,
+        dy: &Vec<f32>,
+        x: &Vec<f32>,
+        grads: &mut Vec<f32>,
+        w: At,
+        m: usize,
+        n: usize,
+        k: usize,
+    ) {
+        gemm::tn(dy, x, tensor_mut(grads, w), m, n, k);
+    }
+    fn rms_norm_backward(
+        &self,
+        dy: &Vec<f32>,
+        x: &Vec<f32>,
+        params: &Vec<f32>,
+        w: At,
+        dx: &mut Vec<f32>,
+        grads: &mut Vec<f32>,
+        rows: usize,
+        width: usize,
+        eps: f32,
+    ) {
+        let n = rows * width;
+        norm::rms_norm_backward(
+            &dy[..n],
+            &x[..n],
+            tensor(params, w),
+            &mut dx[..n],
+            tensor_mut(grads, w),
+            width,
+            eps,
+        );
+    }
+    fn rope_backward(&self, dx: &mut Vec<f32>, positions: &Vec<u32>, shape: RopeShape) {
+        rope::rope(dx, positions, shape, true);
+    }
+    fn attention_backward(
+        &self,
+        d_out: &Vec<f32>,
+        qkv: &Vec<f32>,
+        out: &Vec<f32>,
+        lse: &Vec<f32>,
+        mask: &Tiles,
+        d_qkv: &mut Vec<f32>,
+        shape: AttentionShape,
+    ) {
+        attention_backward(d_out, qkv, out, lse, mask, d_qkv, shape);
+    }
+    fn swiglu_backward(
+        &self,
+        dy: &Vec<f32>,
+        gate_up: &Vec<f32>,
+        d: &mut Vec<f32>,
+        rows: usize,
+        width: usize,
+    ) {
+        let n = rows * width;
+        glu::swiglu_backward(&dy[..n], &gate_up[..2 * n], &mut d[..2 * n], width);
+    }
+    fn embed_backward(
+        &self,
+        ids: &Vec<u32>,
+        d: &Vec<f32>,
+        grads: &mut Vec<f32>,
+        table: At,
+        rows: usize,
+        width: usize,
+    ) {
+        embed::scatter_add(&d[..rows * width], &ids[..rows], tensor_mut(grads, table), width);
+    }
+    fn scatter(&self, d: &Vec<f32>, rows: &Vec<u32>, out: &mut Vec<f32>, n: usize, width: usize) {
+        out.fill(0.0);
+        embed::scatter_add(&d[..n * width], &rows[..n], out, width);
+    }
+    fn head_loss(
+        &self,
+        hidden: &Vec<f32>,
+        params: &Vec<f32>,
+        table: At,
+        rows: &[LossRow],
+        forbid: &[u32],
+        width: usize,
+        backward: Option<(&mut Vec<f32>, &mut Vec<f32>)>,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let (mut lp, mut en) = (vec![0.0; rows.len()], vec![0.0; rows.len()]);
+        let backward = backward.map(|(dh, g)| (&mut dh[..], tensor_mut(g, table)));
+        head::loss(hidden, tensor(params, table), rows, forbid, width, &mut lp, &mut en, backward);
+        (lp, en)
+    }
+    fn zero(&self, x: &mut Vec<f32>) {
+        x.fill(0.0);
+    }
+    fn sum_squares(&self, x: &Vec<f32>) -> f64 {
+        reduce::sum_squares(x)
+    }
+    fn adamw(
+        &self,
+        w: &mut Vec<f32>,
+        g: &Vec<f32>,
+        m: &mut Vec<f32>,
+        v: &mut Vec<f32>,
+        ema: Option<&mut Vec<f32>>,
+        step: AdamStep,
+    ) {
+        adamw(w, g, m, v, ema.map(|e| &mut e[..]), step);
+    }
+    fn read(&self, x: &Vec<f32>) -> Vec<f32> {
+        x.clone()
+    }
+}

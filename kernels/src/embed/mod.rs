@@ -1,0 +1,30 @@
+//! Rows by index: token embedding out[r] = table[ids[r]] and its gradient, gathering and scattering rows.
+
+use crate::par;
+
+/// out[r] = table[ids[r]], [rows, width]. Ids must be inside the table (checked).
+pub fn gather(table: &[f32], ids: &[u32], out: &mut [f32], width: usize) {
+    assert_eq!(out.len(), ids.len() * width, "gather: out must be [{}, {width}]", ids.len());
+    for (id, out) in ids.iter().zip(out.chunks_exact_mut(width)) {
+        out.copy_from_slice(&table[*id as usize * width..][..width]);
+    }
+}
+
+/// table[ids[r]] += d[r]. Threads own columns, rows are added in order: the same bits for any thread count.
+pub fn scatter_add(d: &[f32], ids: &[u32], table: &mut [f32], width: usize) {
+    assert_eq!(d.len(), ids.len() * width, "scatter_add: d must be [{}, {width}]", ids.len());
+    let rows = table.len() / width;
+    let cols = 64.min(width);
+    let out = par::Shared::new(table);
+    par::each(width.div_ceil(cols), |c| {
+        let (at, n) = (c * cols, cols.min(width - c * cols));
+        for (r, id) in ids.iter().enumerate() {
+            assert!((*id as usize) < rows, "scatter_add: row {id} outside {rows}");
+            // SAFETY: every task writes its own columns.
+            let t = unsafe { out.range(*id as usize * width + at, n) };
+            for (t, d) in t.iter_mut().zip(&d[r * width + at..][..n]) {
+                *t += d;
+            }
+        }
+    });
+}

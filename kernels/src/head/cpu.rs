@@ -1,0 +1,147 @@
+//! Statistics of many rows: logits of a tile of rows live in a scratch buffer of at most 2 M values.
+
+use super::{MAX_TOP_K, STATS, field};
+use crate::backend::HeadJob;
+use crate::gemm::{Mat, Threads, gemm};
+use crate::rng::{Rng, Stream};
+use crate::{par, simd, simd::exp};
+
+/// Values of logits held at once.
+pub(super) const TILE_VALUES: usize = 1 << 21;
+
+simd! {
+    /// (max, sum of e^(z-max), sum of e^(z-max) (z-max))
+    fn moments(z: &[f32], m: f32) -> (f32, f32) {
+        let (mut s, mut t) = ([0f32; simd::LANES], [0f32; simd::LANES]);
+        let chunks = z.chunks_exact(simd::LANES);
+        let rest = chunks.remainder();
+        for c in chunks {
+            for i in 0..simd::LANES {
+                // minus infinity (forbidden) contributes nothing: clamp before the product
+                let d = if c[i] - m > -100.0 { c[i] - m } else { -100.0 };
+                let e = exp(d);
+                s[i] += e;
+                t[i] += e * d;
+            }
+        }
+        let (mut a, mut b) = (simd::sum(&s), simd::sum(&t));
+        for z in rest {
+            let d = (z - m).max(-100.0);
+            let e = exp(d);
+            a += e;
+            b += e * d;
+        }
+        (a, b)
+    }
+    fn row_max(z: &[f32]) -> f32 {
+        simd::max(z)
+    }
+    /// sum of e^((z - m) * inv)
+    fn tempered(z: &[f32], m: f32, inv: f32) -> f32 {
+        let mut s = [0f32; simd::LANES];
+        let chunks = z.chunks_exact(simd::LANES);
+        let rest = chunks.remainder();
+        for c in chunks {
+            for i in 0..simd::LANES {
+                s[i] += exp((c[i] - m) * inv);
+            }
+        }
+        let mut a = simd::sum(&s);
+        for z in rest {
+            a += exp((z - m) * inv);
+        }
+        a
+    }
+}
+
+/// Entropy and log-sum-exp of a row of logits with maximum `m`.
+pub(super) fn lse_entropy(z: &[f32], m: f32) -> (f32, f32) {
+    let (s, t) = moments(z, m);
+    let l = s.ln();
+    (m + l, (l - t / s).max(0.0))
+}
+
+pub(super) fn maximum(z: &[f32]) -> f32 {
+    row_max(z)
+}
+
+/// Statistics rows `out` [rows, STATS + 2 top_k] from hidden [rows, width] and table [vocab, width]; `keys` is
+/// [rows, 4]: position, step, sequence, current token id.
+pub fn statistics(hidden: &[f32], table: &[f32], keys: &[u32], out: &mut [f32], job: &HeadJob) {
+    let (rows, width, vocab, k) = (job.rows, job.width, job.vocab, job.top_k.min(MAX_TOP_K).min(job.vocab));
+    assert!(job.top_k <= MAX_TOP_K && vocab > 0, "head: top_k {} above {MAX_TOP_K}", job.top_k);
+    let stride = STATS + 2 * job.top_k;
+    assert!(
+        hidden.len() >= rows * width && keys.len() >= 4 * rows && out.len() >= rows * stride,
+        "head: short buffers"
+    );
+    let tile = (TILE_VALUES / vocab).clamp(1, rows.max(1));
+    let mut logits = vec![0f32; tile * vocab];
+    for r0 in (0..rows).step_by(tile) {
+        let n = tile.min(rows - r0);
+        let z = &mut logits[..n * vocab];
+        let (h, t) = (Mat::rows(&hidden[r0 * width..], width), Mat::rows(table, width).t());
+        gemm(Threads::Pool, n, vocab, width, 1.0, h, t, z, vocab, false);
+        let out = par::Shared::new(&mut out[r0 * stride..][..n * stride]);
+        par::chunks(z, vocab, |i, z| {
+            for id in &job.forbid {
+                z[*id as usize] = f32::NEG_INFINITY;
+            }
+            // SAFETY: one task per row.
+            let row = unsafe { out.range(i * stride, stride) };
+            row_statistics(z, &keys[4 * (r0 + i)..][..4], row, job, k);
+        });
+    }
+}
+
+fn row_statistics(z: &[f32], key: &[u32], row: &mut [f32], job: &HeadJob, k: usize) {
+    row.fill(0.0);
+    let m = maximum(z);
+    let (lse, entropy) = lse_entropy(z, m);
+    // the k (at least 2) best, ties to the lower id
+    let keep = k.max(2);
+    let mut best: [(f32, u32); MAX_TOP_K + 1] = [(f32::NEG_INFINITY, u32::MAX); MAX_TOP_K + 1];
+    for (v, &x) in z.iter().enumerate() {
+        if x > best[keep - 1].0 {
+            let mut i = keep - 1;
+            while i > 0 && x > best[i - 1].0 {
+                best[i] = best[i - 1];
+                i -= 1;
+            }
+            best[i] = (x, v as u32);
+        }
+    }
+    row[field::LSE] = lse;
+    row[field::MAX] = best[0].0;
+    row[field::ARGMAX] = f32::from_bits(best[0].1);
+    row[field::SECOND] = best[1].0;
+    row[field::ENTROPY] = entropy;
+    row[field::CURRENT] = z.get(key[3] as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    let (mut candidate, mut margin, mut lse_t) = (best[0].1, best[0].0 - best[1].0, lse);
+    if job.temperature > 0.0 {
+        let inv = 1.0 / job.temperature;
+        let rng = Rng::new(job.seed, Stream::Token, key[2]);
+        let (mut first, mut second) = (f32::INFINITY, f32::INFINITY);
+        for (v, &x) in z.iter().enumerate() {
+            if x == f32::NEG_INFINITY {
+                continue;
+            }
+            let race = rng.exponential(key[1], key[0], v as u32).ln() - x * inv;
+            if race < first {
+                (second, first, candidate) = (first, race, v as u32);
+            } else if race < second {
+                second = race;
+            }
+        }
+        margin = second - first;
+        lse_t = m * inv + tempered(z, m, inv).ln();
+    }
+    row[field::CANDIDATE] = f32::from_bits(candidate);
+    row[field::CANDIDATE_LOGIT] = z[candidate as usize];
+    row[field::LSE_T] = lse_t;
+    row[field::MARGIN] = margin;
+    for (i, (x, v)) in best.iter().take(job.top_k).enumerate() {
+        row[field::TOP + i] = f32::from_bits(if *v == u32::MAX { 0 } else { *v });
+        row[field::TOP + job.top_k + i] = if i < k { *x } else { f32::NEG_INFINITY };
+    }
+}

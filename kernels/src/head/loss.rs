@@ -1,0 +1,84 @@
+//! The head in training: log-probability of a target per row, and the backward pass from one coefficient per row.
+//!
+//! With z = hidden table^T, p = softmax(z) (forbidden ids excluded), y the target and H the entropy:
+//! dL/dz_j = c ([j = y] - p_j) - e p_j (ln p_j + H), where c = dL / d ln p_y and e = dL / dH.
+//! Logits exist for one tile of rows at a time; forward and backward of a tile share them.
+
+use super::cpu::{TILE_VALUES, lse_entropy, maximum};
+use crate::gemm::{Mat, Threads, gemm};
+use crate::{par, simd, simd::exp};
+
+/// One row's request and answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LossRow {
+    pub target: u32,
+    /// dL / d ln p(target), after all normalisation
+    pub d_log_p: f32,
+    /// dL / d entropy
+    pub d_entropy: f32,
+}
+
+simd! {
+    fn gradient_row(z: &mut [f32], lse: f32, h: f32, c: f32, e: f32) {
+        for x in z.iter_mut() {
+            let l = if *x - lse > -100.0 { *x - lse } else { -100.0 };
+            let p = exp(l);
+            *x = -p * (c + e * (l + h));
+        }
+    }
+}
+
+/// Forward: `log_p` and `entropy` [rows] of each row's target. With `backward = Some((d_hidden, d_table))` also
+/// writes d_hidden [rows, width] and adds to d_table [vocab, width].
+#[allow(clippy::too_many_arguments)]
+pub fn loss(
+    hidden: &[f32],
+    table: &[f32],
+    rows: &[LossRow],
+    forbid: &[u32],
+    width: usize,
+    log_p: &mut [f32],
+    entropy: &mut [f32],
+    mut backward: Option<(&mut [f32], &mut [f32])>,
+) {
+    let (n_rows, vocab) = (rows.len(), table.len() / width);
+    assert!(
+        hidden.len() >= n_rows * width && log_p.len() >= n_rows && entropy.len() >= n_rows,
+        "head loss: short buffers"
+    );
+    let tile = (TILE_VALUES / vocab).clamp(1, n_rows.max(1));
+    let mut logits = vec![0f32; tile * vocab];
+    for r0 in (0..n_rows).step_by(tile) {
+        let n = tile.min(n_rows - r0);
+        let z = &mut logits[..n * vocab];
+        let h = Mat::rows(&hidden[r0 * width..(r0 + n) * width], width);
+        gemm(Threads::Pool, n, vocab, width, 1.0, h, Mat::rows(table, width).t(), z, vocab, false);
+        let with_gradient = backward.is_some();
+        let (lp, en) = (par::Shared::new(&mut log_p[r0..]), par::Shared::new(&mut entropy[r0..]));
+        par::chunks(z, vocab, |i, z| {
+            let row = &rows[r0 + i];
+            for id in forbid {
+                z[*id as usize] = f32::NEG_INFINITY;
+            }
+            let (lse, ent) = lse_entropy(z, maximum(z));
+            // SAFETY: one task per row.
+            unsafe {
+                lp.range(i, 1)[0] = z[row.target as usize] - lse;
+                en.range(i, 1)[0] = ent;
+            }
+            if with_gradient {
+                gradient_row(z, lse, ent, row.d_log_p, row.d_entropy);
+                z[row.target as usize] += row.d_log_p;
+                for id in forbid {
+                    z[*id as usize] = 0.0;
+                }
+            }
+        });
+        if let Some((d_hidden, d_table)) = &mut backward {
+            let dz = Mat::rows(z, vocab);
+            let dh = &mut d_hidden[r0 * width..(r0 + n) * width];
+            gemm(Threads::Pool, n, width, vocab, 1.0, dz, Mat::rows(table, width), dh, width, false);
+            gemm(Threads::Pool, vocab, width, n, 1.0, dz.t(), h, d_table, width, true);
+        }
+    }
+}
