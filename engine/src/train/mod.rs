@@ -9,6 +9,6 @@ pub mod step;
 pub mod trainer;
 
 pub use folder::{FolderError, RunFolder};
-pub use input::{Input, InputError};
+pub use input::Input;
 pub use step::Learner;
 pub use trainer::{Hooks, Outcome, TrainError, train};

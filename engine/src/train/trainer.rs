@@ -10,8 +10,9 @@ use super::input::Input;
 use super::schedule::{phase_of, rate};
 use super::step::{Learner, plan_rows};
 use crate::config::{ConfigError, EmaPolicy, ModelConfig, Objective, OptimiserPolicy, RunConfig};
+use crate::decode::Attention;
 use crate::diffusion::likelihood::{self, Estimator, Evaluation};
-use crate::model::{Attention, Serving, Trunk};
+use crate::model::{Serving, Trunk};
 use crate::record::{Estimate, Metric, SampleFile, State, Status};
 
 /// What the loop needs from outside.
@@ -49,7 +50,7 @@ pub enum TrainError {
     #[error("model.from: {message}")]
     From { message: String },
     #[error("sampling: {0}")]
-    Sample(String),
+    Sample(#[from] crate::model::generate::GenerateError),
 }
 
 /// The model's shape under this recipe and tokenizer.
@@ -60,9 +61,9 @@ pub fn model_config(config: &RunConfig, input: &Input) -> Result<ModelConfig, Co
     spec.resolve(input.tokenizer.vocab(), s.mask, s.eos, input.tokenizer.forbid())
 }
 
-/// How the finished model of a recipe decodes: by its last phase.
-pub fn serving(config: &RunConfig) -> Serving {
-    let last = config.phases.last().expect("validated");
+/// How a checkpoint of phase `phase` decodes.
+pub fn serving_of(config: &RunConfig, phase: usize) -> Serving {
+    let last = &config.phases[phase];
     let sizes = last.block_size.as_ref().map_or(vec![], |b| b.list());
     let block = sizes.iter().copied().filter(|b| *b > 0).min().unwrap_or(0);
     let (attention, block_size) = match last.objective {
@@ -313,13 +314,19 @@ fn write_checkpoint<B: Train + Clone>(
     (counters.updates, counters.ema_updates, counters.ema) =
         (learner.updates, learner.ema_updates, learner.ema.is_some());
     let card = card(config, status, hooks);
-    let bytes =
-        checkpoint::save(&folder.path, learner, counters, serving(config), input.tokenizer.json(), &card)?;
+    let bytes = checkpoint::save(
+        &folder.path,
+        learner,
+        counters,
+        serving_of(config, status.phase),
+        input.tokenizer.json(),
+        &card,
+    )?;
     status.checkpoint = Some(counters.step);
     let (step, attempt) = (counters.step, status.attempt);
     folder.metric(&Metric::Checkpoint { step, attempt, time: (hooks.now)(), bytes })?;
-    let samples = super::samples::write(learner, config, input, counters.step);
-    if let Some(samples) = samples.map_err(TrainError::Sample)? {
+    let samples = super::samples::write(learner, config, input, serving_of(config, status.phase));
+    if let Some(samples) = samples? {
         let file = format!("samples/step-{step}.json");
         let content = SampleFile { step, samples };
         super::folder::replace(&folder.path.join(&file), &serde_json::to_vec(&content).expect("plain data"))?;

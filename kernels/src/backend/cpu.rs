@@ -254,4 +254,7 @@ impl Train for Cpu {
     fn read(&self, x: &Vec<f32>) -> Vec<f32> {
         x.clone()
     }
+    fn read_range(&self, x: &Vec<f32>, offset: usize, len: usize) -> Vec<f32> {
+        x[offset..offset + len].to_vec()
+    }
 }

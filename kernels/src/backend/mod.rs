@@ -263,4 +263,6 @@ pub trait Train: Backend {
     );
     /// The whole buffer on the host.
     fn read(&self, x: &Self::Buf) -> Vec<f32>;
+    /// Part of a buffer on the host.
+    fn read_range(&self, x: &Self::Buf, offset: usize, len: usize) -> Vec<f32>;
 }
