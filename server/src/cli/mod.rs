@@ -7,6 +7,7 @@ pub mod bench;
 pub mod data;
 pub mod doctor;
 pub mod eval;
+pub mod progress;
 pub mod runs;
 pub mod sample;
 pub mod serve;
