@@ -145,6 +145,16 @@ tokens = ${steps * 512}
 lr = { peak = 3e-3, warmup = 5 }
 `;
 
+/** What `hilda sample` writes on the CPU with the demo model for a request of the page; its record. */
+export function sample(prompt, { length, prompt: ids, policy, temperature, seed }) {
+  const args = ['sample', '--json', '--model', 'public/models/hilda-tiny', '--prompt', prompt];
+  args.push('--length', length - ids.length, '--policy', JSON.stringify(policy));
+  args.push('--temperature', temperature, '--seed', seed);
+  const ended = spawnSync(wanted('HILDA_BIN'), args.map(String), { encoding: 'utf8', maxBuffer: 1 << 28 });
+  if (ended.status !== 0) throw new Error(`hilda ${args.join(' ')}: ${ended.stderr}`);
+  return JSON.parse(ended.stdout).trajectory;
+}
+
 // A closed network makes Chromium's own traffic fail many times a second; these switch it off.
 const FLAGS = [
   '--disable-quic',

@@ -5,7 +5,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 
-import { Server, addStories, folder, launch, longestTask, recipe, shot, until, visit } from './harness.mjs';
+import { Server, addStories, folder, launch, longestTask, recipe, sample, shot, until, visit } from './harness.mjs';
 import * as playground from './playground.mjs';
 
 const LIMIT = { timeout: 300_000 };
@@ -27,10 +27,7 @@ after(async () => {
 describe('watch', () => {
   test('the starter prompt denoises by itself, in WASM', LIMIT, async (t) => {
     const page = await visit(browser, server.url);
-    const first = await until('the first word', async () => {
-      const now = await page.evaluate(() => performance.now());
-      return (await page.locator('.canvas .tok.new, .canvas .tok.plain').count()) > 0 && now;
-    });
+    const first = await playground.firstWord(page);
     const text = await playground.written(page);
     assert.ok(text.trim().split(/\s+/).length > 10, `a text of several words: ${text}`);
     assert.ok(!text.includes('_'), `no mask is left: ${text}`);
@@ -40,15 +37,12 @@ describe('watch', () => {
 
     // The second visit finds the model in its cache.
     await page.reload();
-    const again = await until('the first word of the second visit', async () => {
-      const now = await page.evaluate(() => performance.now());
-      return (await page.locator('.canvas .tok.new, .canvas .tok.plain').count()) > 0 && now;
-    });
+    const again = await playground.firstWord(page);
     const start = await page.evaluate(() => performance.now());
     await playground.written(page);
     t.diagnostic(`first word after ${first.toFixed(0)} ms, with the model cached after ${again.toFixed(0)} ms`);
     t.diagnostic(`longest main-thread task while denoising: ${(await longestTask(page, start)).toFixed(0)} ms`);
-    t.diagnostic(`counters: ${(await playground.counters(page)).replaceAll('\n', ' ')}`);
+    t.diagnostic(`counters: ${await playground.counters(page)}`);
     assert.deepEqual(page.trouble, []);
     await page.context().close();
   });
@@ -99,15 +93,12 @@ describe('watch', () => {
   });
 
   test('a permalink gives the same text in a new profile', LIMIT, async () => {
-    const page = await visit(browser, server.url, { permissions: ['clipboard-read', 'clipboard-write'] });
+    const page = await visit(browser, server.url);
     const text = await playground.written(page);
-    await page.getByRole('button', { name: /share|copy link/i }).first().click();
-    const link = await until('a link', async () => {
-      const copied = await page.evaluate(() => navigator.clipboard.readText().catch(() => ''));
-      return copied.startsWith('http') ? copied : null;
-    });
+    const link = await playground.share(page);
     const other = await visit(browser, link);
     assert.equal(await playground.written(other), text);
+    assert.deepEqual(other.trouble, []);
     await page.context().close();
     await other.context().close();
   });
@@ -126,23 +117,40 @@ describe('watch', () => {
     await page.context().close();
   });
 
-  test('WebGPU writes the same text as WASM', LIMIT, async (t) => {
-    const page = await visit(browser, server.url);
-    const text = await playground.written(page);
-    await page.context().close();
+  test('CPU, WASM and WebGPU write the same, as long as decisions are clear', LIMIT, async (t) => {
+    const prompts = ['Once upon a time', 'Tom had a red ball.', 'One day, Lily and her mom went to the'];
+    // Links round margins to three decimals.
+    const tolerance = 0.001;
+    const traces = async (browser, device) => {
+      const page = await visit(browser, `${server.url}/?device=${device}`);
+      const found = [];
+      for (const prompt of prompts) {
+        await playground.write(page, prompt);
+        found.push(playground.record(await playground.share(page)));
+      }
+      t.diagnostic(`${await playground.device(page)}: ${await playground.counters(page)}`);
+      assert.deepEqual(page.trouble, []);
+      await page.context().close();
+      return found;
+    };
+    const wasm = await traces(browser, 'wasm');
+    const native = wasm.map(({ header: { config } }, index) => sample(prompts[index], config));
+    wasm.forEach((trace, index) => {
+      const { steps, margin } = playground.compare(trace, native[index], tolerance);
+      t.diagnostic(`CPU and WASM: ${steps} of ${trace.steps.length} steps equal, margin of the difference ${margin}`);
+    });
+
     const gpu = await launch({ webgpu: true });
     try {
       const page = await visit(gpu, server.url);
       const adapter = await page.evaluate(async () => Boolean(await navigator.gpu?.requestAdapter()));
-      if (!adapter) {
-        t.skip('this Chromium has no WebGPU adapter, not even a software one');
-        return;
-      }
-      const other = await playground.written(page);
-      assert.match(await playground.device(page), /WebGPU/);
-      t.diagnostic(`WebGPU: ${(await playground.counters(page)).replaceAll('\n', ' ')}`);
-      assert.equal(other, text);
-      assert.deepEqual(page.trouble, []);
+      if (!adapter) return t.skip('this Chromium has no WebGPU adapter, not even a software one');
+      await page.context().close();
+      const webgpu = await traces(gpu, 'webgpu');
+      wasm.forEach((trace, index) => {
+        const { steps, margin } = playground.compare(trace, webgpu[index], tolerance);
+        t.diagnostic(`WASM and WebGPU: ${steps} of ${trace.steps.length} steps equal, margin of the difference ${margin}`);
+      });
     } finally {
       await gpu.close();
     }
@@ -151,14 +159,17 @@ describe('watch', () => {
 
 describe('launch, follow and share', () => {
   let run;
+  const ownRecipe = async (page, toml) => {
+    await page.getByRole('button', { name: 'Write your own recipe (TOML)' }).click();
+    await page.getByLabel('The recipe as TOML').fill(toml);
+  };
   test('a job is launched from the form and followed to its end', LIMIT, async () => {
     const page = await visit(browser, `${server.url}/launch`);
-    await page.getByRole('button', { name: /all fields|edit.*recipe|toml/i }).first().click();
-    const area = page.locator('textarea').first();
-    await area.fill(recipe('journey', 60));
-    await until('an estimate', async () => /parameters/i.test(await page.locator('main').innerText()));
+    await ownRecipe(page, recipe('journey', 60));
+    const start = page.getByRole('button', { name: 'Start the run' });
+    await until('an estimate', async () => (await page.getByLabel('Estimate').innerText()).includes('in 60 steps'));
     await shot(page, 'launch');
-    await page.getByRole('button', { name: /^(start|launch)/i }).click();
+    await start.click();
     await page.waitForURL(/\/runs\/[^/]+$/);
     run = page.url().split('/').pop();
     await until('the end of the job', async () => /finished/i.test(await page.locator('main').innerText()), 180_000);
@@ -176,11 +187,9 @@ describe('launch, follow and share', () => {
 
   test('a wrong field is explained before anything starts', LIMIT, async () => {
     const page = await visit(browser, `${server.url}/launch`);
-    await page.getByRole('button', { name: /all fields|edit.*recipe|toml/i }).first().click();
-    await page.locator('textarea').first().fill(recipe('wrong', 60).replace('rows = 8\n[eval]', 'rows = 0\n[eval]'));
+    await ownRecipe(page, recipe('wrong', 60).replace('rows = 8\n[eval]', 'rows = 0\n[eval]'));
     await until('the field in words', async () => /batch\.rows/.test(await page.locator('main').innerText()));
-    const start = page.getByRole('button', { name: /^(start|launch)/i });
-    assert.ok(await start.isDisabled(), 'a wrong recipe cannot be started');
+    assert.ok(await page.getByRole('button', { name: 'Start the run' }).isDisabled(), 'it cannot be started');
     await page.context().close();
   });
 
@@ -188,14 +197,9 @@ describe('launch, follow and share', () => {
     if (!run) return t.skip('no run to share');
     const page = await visit(browser, `${server.url}/runs/${run}`);
     await page.getByRole('button', { name: 'Share' }).click();
-    const link = await until('the link', async () => {
-      const found = await page.locator('main').evaluate((main) => {
-        const inputs = [...main.querySelectorAll('input')].map((input) => input.value);
-        const anchors = [...main.querySelectorAll('a')].map((anchor) => anchor.href);
-        return [...inputs, ...anchors].find((text) => /\/r\/[a-z0-9]{20,}$/.test(text));
-      });
-      return found;
-    });
+    const link = await until('the link', () =>
+      page.locator('main a').evaluateAll((links) => links.map((a) => a.href).find((to) => /\/r\/[a-z0-9]{20,}$/.test(to))),
+    );
     await page.context().close();
     const other = await visit(browser, link);
     const text = await until('the report', async () => {
