@@ -345,9 +345,13 @@ impl RunConfig {
     pub fn total_steps(&self) -> u64 {
         self.phase_steps().iter().sum()
     }
-    /// SHA-256 over the recipe with every default filled in; the name, the prose and the device stay out.
+    /// SHA-256 over the recipe with every default filled in. The name, the prose, the device and the folders of
+    /// files stay out.
     pub fn hash(&self) -> String {
         let mut c = self.clone();
+        for path in [&mut c.data.train, &mut c.data.valid, &mut c.data.tokenizer].into_iter().flatten() {
+            *path = path.rsplit('/').next().unwrap_or_default().to_string();
+        }
         c.name = String::new();
         c.about = String::new();
         c.device = String::new();

@@ -40,7 +40,7 @@ const STEPS: &[Step] = &[
     Step { name: "unit", about: "unit and property tests", slow: false, run: unit },
     Step { name: "doc", about: "examples in the documentation", slow: true, run: doc },
     Step { name: "wgsl", about: "WGSL kernels on a software Vulkan driver", slow: false, run: wgsl },
-    Step { name: "cli", about: "command line and HTTP from outside", slow: false, run: outside },
+    Step { name: "outside", about: "command line and HTTP from outside", slow: false, run: outside },
     Step { name: "browser", about: "the page in headless Chromium", slow: true, run: browser },
 ];
 
@@ -112,7 +112,7 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
 /// Steps without which a step says nothing.
 fn needs(step: &str) -> &'static [&'static str] {
     match step {
-        "cli" => &["server"],
+        "outside" => &["server"],
         "browser" => &["page", "server"],
         _ => &[],
     }
