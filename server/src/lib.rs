@@ -8,5 +8,6 @@ pub mod cli;
 pub mod estimate;
 pub mod http;
 pub mod jobs;
+pub mod models;
 pub mod share;
 pub mod storage;

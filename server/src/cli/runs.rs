@@ -7,7 +7,8 @@ use serde_json::json;
 use super::{CliError, bytes_text, duration_text, open_data};
 use crate::{
     jobs::state_name,
-    storage::{DataDir, RunFolder, date_text},
+    share::{self, publish},
+    storage::{DataDir, Index, RunFolder, date_text, shares},
 };
 
 #[derive(clap::Args)]
@@ -41,6 +42,26 @@ enum Command {
         #[arg(long)]
         step: Option<u64>,
     },
+    /// Write a run's result as a static folder that any host can serve
+    Publish {
+        /// id of the run
+        run: String,
+        /// empty folder, or one that was published into before
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        #[arg(long)]
+        title: Option<String>,
+        #[arg(long, default_value = "")]
+        note: String,
+        /// put the model beside it (int8 rows)
+        #[arg(long)]
+        with_model: bool,
+        /// put the page with its demo model there too, as index.html
+        #[arg(long)]
+        with_page: bool,
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 pub fn run(args: Args) -> Result<(), CliError> {
@@ -49,6 +70,28 @@ pub fn run(args: Args) -> Result<(), CliError> {
         Command::List { json } => list(&data, json),
         Command::Show { run, json } => show(&data.run(&run)?, json),
         Command::Export { run, out, step } => export(&data.run(&run)?, &out, step),
+        Command::Publish { run, out, title, note, with_model, with_page, json } => {
+            let run = data.run(&run)?;
+            // the same link as before, if the run was shared or published already
+            let known = shares::list(&data).into_iter().find(|s| s.run == run.id && title.is_none());
+            let share = match known {
+                Some(s) => s,
+                None => {
+                    let title = title.map_or_else(|| run.config().map(|c| c.name), Ok)?;
+                    shares::create(&data, &run.id, &title, &note)?
+                }
+            };
+            let index = Index::open(&data.root().join("hilda.sqlite"))?;
+            let result = share::build(&index, &run, &share)?;
+            let folder = publish::publish(&out, &result, &run, with_model, with_page)?;
+            let path = format!("r/{}/", share.slug);
+            if json {
+                println!("{}", json!({ "slug": share.slug, "path": path, "folder": folder }));
+            } else {
+                eprintln!("{} is in {}; its address ends in /{path}", share.title, folder.display());
+            }
+            Ok(())
+        }
     }
 }
 
