@@ -4,5 +4,10 @@
 //! run in the page from the same source as on the server.
 
 pub mod config;
+pub mod data;
 pub mod decode;
+pub mod diffusion;
+pub mod model;
 pub mod record;
+#[cfg(feature = "train")]
+pub mod train;

@@ -4,9 +4,26 @@
 //! `State` (ids, status per position, blocks) -> forward -> `Policy` (pure) returns commits, edits, remasks ->
 //! the decoder checks and applies them -> an event goes to the `Trajectory`.
 
+mod config;
+mod decoder;
+mod drive;
+mod error;
+pub mod policy;
+mod state;
+#[cfg(test)]
+mod tests;
 pub mod trajectory;
+mod user;
+mod verify;
 
-pub use trajectory::Trajectory;
+pub use config::{Attention, DecodeConfig, MAX_LENGTH};
+pub use decoder::{Decoder, StepEvent};
+pub use drive::drive;
+pub use error::DecodeError;
+pub use policy::{Policy, PolicySpec};
+pub use state::{Action, ActionKind, CERTAIN, State, Status};
+pub use trajectory::{Ledger, StepKind, StepRecord, Stop, Trajectory};
+pub use verify::{Agreement, VerifyError, verify};
 
 use hilda_kernels::{MaskRule, head::RowHead};
 

@@ -1,9 +1,333 @@
 //! The record of one decoding: header + actions rebuild every intermediate text without the model.
+//!
+//! JSON. Rows and actions are arrays, probabilities in rows are rounded to five decimals (margins and the
+//! probabilities of actions are not); a row with eight alternatives takes about 150 bytes.
 
 use serde::{Deserialize, Serialize};
 
-/// Placeholder until the decoder lands.
+use super::{
+    Action, ActionKind, DecodeConfig, DecodeError, State, Status,
+    policy::{Row, Rule},
+};
+
+/// Version of the format.
+pub const VERSION: u32 = 1;
+
+/// Everything that happened, in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trajectory {
     pub version: u32,
+    pub header: Header,
+    pub steps: Vec<StepRecord>,
+    pub footer: Footer,
+}
+
+/// What was asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    pub config: DecodeConfig,
+    /// who computed; told by the driver
+    #[serde(default)]
+    pub model: Provenance,
+    /// fixed tokens that earlier text cannot see, see [`DecodeConfig::unseen_fixed`]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unseen_fixed: Vec<u32>,
+}
+
+/// Which weights, on what. Free text except for the hashes (hex SHA-256).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Provenance {
+    pub model: String,
+    pub model_hash: String,
+    pub tokenizer_hash: String,
+    /// "cpu", "wasm", "webgpu"
+    pub backend: String,
+    /// "f32", "i8"
+    pub dtype: String,
+}
+
+/// What a step was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepKind {
+    /// caches the prompt's complete blocks; not counted in tokens per forward
+    Prefill,
+    /// predicts rows
+    Denoise,
+    /// caches finished blocks
+    Store,
+    /// drops stale cache entries after a user's change
+    Refresh,
+    /// no forward: the user acted
+    User,
+}
+
+/// Keys and values: which were used, written and dropped (half-open ranges of positions).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheEvent {
+    /// the first `reused` positions came from the cache
+    pub reused: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<(u32, u32)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<(u32, u32)>,
+}
+
+/// One forward, or one operation of the user.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// forwards before this one
+    #[serde(rename = "s")]
+    pub step: u32,
+    /// active block
+    #[serde(rename = "b")]
+    pub block: u32,
+    #[serde(rename = "k")]
+    pub kind: StepKind,
+    /// positions computed
+    #[serde(rename = "q")]
+    pub queries: u32,
+    #[serde(rename = "c")]
+    pub cache: CacheEvent,
+    #[serde(rename = "r", default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<RowRecord>,
+    #[serde(rename = "a", default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<Action>,
+    #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Rule>,
+    /// the decoder, not the policy, chose (progress or step limit)
+    #[serde(rename = "f", default, skip_serializing_if = "is_false")]
+    pub forced: bool,
+}
+fn is_false(b: &bool) -> bool {
+    !b
+}
+
+/// One computed row before the step's actions.
+/// JSON: `[pos, masked, current, candidate, p, p_max, p_2, H, p_current, score, [ids], [probabilities]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "RowTuple", into = "RowTuple")]
+pub struct RowRecord {
+    pub pos: u32,
+    pub masked: bool,
+    pub current: u32,
+    pub candidate: u32,
+    /// of the candidate, temperature 1
+    pub p: f32,
+    pub p_max: f32,
+    pub p_second: f32,
+    /// nats
+    pub entropy: f32,
+    /// of the current token; 0 where masked
+    pub p_current: f32,
+    /// absent outside the masked rows of the active block
+    pub score: Option<f32>,
+    pub top: Vec<(u32, f32)>,
+}
+type RowTuple = (u32, u8, u32, u32, f32, f32, f32, f32, f32, Option<f32>, Vec<u32>, Vec<f32>);
+impl From<RowTuple> for RowRecord {
+    fn from(t: RowTuple) -> Self {
+        RowRecord {
+            pos: t.0,
+            masked: t.1 != 0,
+            current: t.2,
+            candidate: t.3,
+            p: t.4,
+            p_max: t.5,
+            p_second: t.6,
+            entropy: t.7,
+            p_current: t.8,
+            score: t.9,
+            top: t.10.into_iter().zip(t.11).collect(),
+        }
+    }
+}
+impl From<RowRecord> for RowTuple {
+    fn from(r: RowRecord) -> Self {
+        let (ids, ps) = r.top.into_iter().unzip();
+        let masked = r.masked as u8;
+        (
+            r.pos,
+            masked,
+            r.current,
+            r.candidate,
+            r.p,
+            r.p_max,
+            r.p_second,
+            r.entropy,
+            r.p_current,
+            r.score,
+            ids,
+            ps,
+        )
+    }
+}
+impl RowRecord {
+    pub fn new(row: &Row, score: f64) -> RowRecord {
+        let round = |p: f32| (p * 1e5).round() / 1e5;
+        RowRecord {
+            pos: row.pos,
+            masked: row.masked(),
+            current: row.current,
+            candidate: row.head.candidate,
+            p: round(row.p()),
+            p_max: round(row.p_max()),
+            p_second: round(row.head.p_second()),
+            entropy: round(row.head.entropy),
+            p_current: if row.masked() { 0.0 } else { round(row.head.p_current()) },
+            score: score.is_finite().then_some(round(score as f32)),
+            top: row.head.top.iter().map(|(id, p)| (*id, round(*p))).collect(),
+        }
+    }
+}
+
+/// Why decoding ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    /// every block is final
+    Complete,
+    /// an end-of-text token was written and nothing before it is masked
+    EarlyStop,
+}
+
+/// What it cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// all of them: prefill + denoise + store + refresh
+    pub forwards: u32,
+    pub prefill: u32,
+    pub denoise: u32,
+    pub store: u32,
+    pub refresh: u32,
+    /// positions computed, summed over forwards
+    pub positions: u64,
+    /// rows that went through the language-model head
+    pub rows: u64,
+    pub commits: u32,
+    pub edits: u32,
+    pub remasks: u32,
+    /// steps in which the decoder chose instead of the policy
+    pub forced: u32,
+    /// positions the user acted upon
+    pub user: u32,
+}
+
+impl Ledger {
+    pub(super) fn add(&mut self, step: &StepRecord, rows: usize) {
+        let count = |kind| step.actions.iter().filter(|a| a.kind == kind).count() as u32;
+        if step.kind == StepKind::User {
+            self.user += step.actions.len() as u32;
+            return;
+        }
+        self.forwards += 1;
+        match step.kind {
+            StepKind::Prefill => self.prefill += 1,
+            StepKind::Denoise => self.denoise += 1,
+            StepKind::Store => self.store += 1,
+            StepKind::Refresh => self.refresh += 1,
+            StepKind::User => {}
+        }
+        self.positions += step.queries as u64;
+        self.rows += rows as u64;
+        self.commits += count(ActionKind::Commit);
+        self.edits += count(ActionKind::Edit);
+        self.remasks += count(ActionKind::Remask);
+        self.forced += step.forced as u32;
+    }
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Footer {
+    /// ids now, the mask id where masked
+    pub ids: Vec<u32>,
+    /// absent while decoding goes on
+    pub stop: Option<Stop>,
+    pub ledger: Ledger,
+    /// tokens outside the prompt that are written, up to the first end-of-text
+    pub tokens: u32,
+    /// `tokens` / (forwards - prefill); 0 before the first
+    pub tokens_per_forward: f64,
+    /// positions computed per token
+    pub positions_per_token: f64,
+    /// sum of ln p over all commits, nats. Not the text's log-probability: order and edits are not in it
+    pub sum_log_p: f64,
+    /// wall time, told by the driver
+    #[serde(default)]
+    pub seconds: Option<f64>,
+}
+
+impl Footer {
+    pub(super) fn new(
+        config: &DecodeConfig,
+        state: &State,
+        steps: &[StepRecord],
+        ledger: Ledger,
+        stop: Option<Stop>,
+    ) -> Footer {
+        let eos = config.eos_id;
+        let tokens = (config.prompt.len() as u32..state.len())
+            .take_while(|p| eos != Some(state.id(*p)))
+            .filter(|p| matches!(state.status(*p), Status::Committed { .. }))
+            .count() as u32;
+        let counted = ledger.forwards - ledger.prefill;
+        let per = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
+        let commits = steps.iter().flat_map(|s| &s.actions).filter(|a| a.kind == ActionKind::Commit);
+        Footer {
+            ids: state.ids().to_vec(),
+            stop,
+            ledger,
+            tokens,
+            tokens_per_forward: per(tokens as f64, counted as f64),
+            positions_per_token: per(ledger.positions as f64, tokens as f64),
+            sum_log_p: commits.map(|a| (a.p.max(f32::MIN_POSITIVE) as f64).ln()).sum(),
+            seconds: None,
+        }
+    }
+}
+
+/// A trajectory that does not hold together.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ReplayError {
+    #[error("trajectory version {found}, this program reads {VERSION}")]
+    Version { found: u32 },
+    #[error("header: {0}")]
+    Header(DecodeError),
+    #[error("record {index}: {source}")]
+    Action { index: usize, source: DecodeError },
+    #[error("record {index}: token {id} at position {pos} is outside the vocabulary")]
+    Id { index: usize, pos: u32, id: u32 },
+    #[error("the replayed text differs from the recorded one at position {pos}")]
+    Final { pos: usize },
+}
+
+impl Trajectory {
+    /// The state before the first record, then after each: `steps.len() + 1` of them. The last one is checked
+    /// against the footer.
+    pub fn replay(&self) -> Result<Vec<State>, ReplayError> {
+        if self.version != VERSION {
+            return Err(ReplayError::Version { found: self.version });
+        }
+        let config = &self.header.config;
+        config.validate().map_err(ReplayError::Header)?;
+        let mut state = State::new(config);
+        let mut states = vec![state.clone()];
+        for (index, step) in self.steps.iter().enumerate() {
+            for a in &step.actions {
+                if a.new >= config.vocab {
+                    return Err(ReplayError::Id { index, pos: a.pos, id: a.new });
+                }
+                state.act(step.step, a).map_err(|source| ReplayError::Action { index, source })?;
+            }
+            states.push(state.clone());
+        }
+        let ids = state.ids();
+        if ids != self.footer.ids {
+            let differs = ids.iter().zip(&self.footer.ids).position(|(a, b)| a != b);
+            return Err(ReplayError::Final { pos: differs.unwrap_or(ids.len().min(self.footer.ids.len())) });
+        }
+        Ok(states)
+    }
 }

@@ -1,0 +1,440 @@
+//! From series and settings to shapes: the plot rectangle, ticks, paths and bands of one chart, and their SVG text.
+//!
+//! The same text serves the page (classes, so that themes and print styles apply) and the PNG export (colours
+//! written out). Everything shown inside the window counts for the y range: spikes are never cut off.
+
+use std::fmt::Write;
+
+use super::format;
+use super::scale::Scale;
+use super::series::{Look, Point, Series, XAxis, decimate, ema};
+
+/// What the reader chose.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    pub axis: XAxis,
+    pub log_x: bool,
+    pub log_y: bool,
+    /// 0 = raw only, towards 1 = smoother
+    pub smoothing: f64,
+    /// part of the x axis that is shown
+    pub zoom: Option<(f64, f64)>,
+    /// CSS pixels
+    pub width: f64,
+    pub height: f64,
+}
+
+/// One series, ready to draw.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mark {
+    pub style: usize,
+    pub dash: &'static str,
+    /// path data; empty where there is nothing
+    pub raw: String,
+    pub strong: String,
+    pub band: String,
+    pub whiskers: String,
+    pub dots: Vec<(f64, f64)>,
+    /// the strong value of every point of the series (raw where it is not smoothed)
+    pub values: Vec<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scene {
+    pub settings: Settings,
+    pub x: Scale,
+    pub y: Scale,
+    /// pixel and label
+    pub x_ticks: Vec<(f64, String)>,
+    pub y_ticks: Vec<(f64, String)>,
+    pub marks: Vec<Mark>,
+    /// nothing to show in this window
+    pub empty: bool,
+}
+
+const LEFT: f64 = 52.0;
+const RIGHT: f64 = 12.0;
+const TOP: f64 = 10.0;
+const BOTTOM: f64 = 38.0;
+
+impl Scene {
+    /// Lays out `series` under `settings`. Any input is drawable, also none.
+    pub fn new(series: &[Series], settings: Settings) -> Scene {
+        let Settings { axis, log_x, log_y, zoom, width, height, .. } = settings;
+        let shown_x = |p: &&Point| p.x(axis).is_finite() && (!log_x || p.x(axis) > 0.0);
+        let x_domain = zoom.filter(|z| z.0 < z.1 && (!log_x || z.0 > 0.0)).or_else(|| {
+            bounds(series.iter().flat_map(|s| s.points.iter().filter(shown_x).map(|p| p.x(axis))))
+        });
+        let x = Scale::new(x_domain, log_x, LEFT, (width - RIGHT).max(LEFT + 20.0));
+        let inside = |p: &Point| p.x(axis) >= x.low && p.x(axis) <= x.high;
+        let values: Vec<Vec<f64>> = series
+            .iter()
+            .map(|s| match s.look {
+                Look::Smoothed if settings.smoothing > 0.0 => {
+                    ema(s.points.iter().map(|p| p.y), settings.smoothing)
+                }
+                _ => s.points.iter().map(|p| p.y).collect(),
+            })
+            .collect();
+        let drawable = |v: f64| v.is_finite() && (!log_y || v > 0.0);
+        let y_domain = bounds(
+            series
+                .iter()
+                .flat_map(|s| s.points.iter().filter(|p| inside(p)))
+                .flat_map(|p| [p.y, p.low, p.high])
+                .filter(|v| drawable(*v)),
+        );
+        let y = Scale::new(y_domain, log_y, (height - BOTTOM).max(TOP + 20.0), TOP).padded(0.04);
+        let (xs, x_step) = x.ticks(((width - LEFT - RIGHT) / 90.0) as usize);
+        let (ys, y_step) = y.ticks(((height - TOP - BOTTOM) / 44.0) as usize);
+        let x_label = |v: f64| match axis {
+            XAxis::Time => time_label(v, x.high),
+            _ => axis_label(v, x_step),
+        };
+        let marks = series.iter().zip(values).map(|(s, v)| mark(s, v, &settings, &x, &y)).collect::<Vec<_>>();
+        Scene {
+            settings,
+            x_ticks: xs.iter().map(|v| (x.map(*v), x_label(*v))).collect(),
+            y_ticks: ys.iter().map(|v| (y.map(*v), axis_label(*v, y_step))).collect(),
+            empty: y_domain.is_none(),
+            x,
+            y,
+            marks,
+        }
+    }
+
+    /// Everything but the crosshair. `colours`: none = classes for the page's style sheet.
+    pub fn body(&self, y_title: &str, colours: Option<&Colours>) -> String {
+        let paint = Paint(colours);
+        let (left, right, top, bottom) = (self.x.from, self.x.to, self.y.to, self.y.from);
+        let mut out = String::with_capacity(4096);
+        for (py, label) in &self.y_ticks {
+            let _ = write!(
+                out,
+                "<path {} d=\"M{left:.1} {py:.1}H{right:.1}\"/><text {} x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+                paint.line("grid"),
+                paint.text("tick"),
+                left - 8.0,
+                py + 4.0,
+                escape(label)
+            );
+        }
+        for (px, label) in &self.x_ticks {
+            let _ = write!(
+                out,
+                "<path {} d=\"M{px:.1} {bottom:.1}v4\"/><text {} x=\"{px:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+                paint.line("axis"),
+                paint.text("tick"),
+                bottom + 16.0,
+                escape(label)
+            );
+        }
+        let _ = write!(out, "<path {} d=\"M{left:.1} {bottom:.1}H{right:.1}\"/>", paint.line("axis"));
+        let scale = |log: bool| if log { " (log)" } else { "" };
+        let _ = write!(
+            out,
+            "<text {0} x=\"{1:.1}\" y=\"{2:.1}\" text-anchor=\"end\">{3}{4}</text><text {0} x=\"{5:.1}\" y=\"{2:.1}\">{6}{7}</text>",
+            paint.text("title"),
+            right,
+            bottom + 33.0,
+            escape(self.settings.axis.title()),
+            scale(self.x.log),
+            2.0,
+            escape(y_title),
+            scale(self.y.log),
+        );
+        let _ = write!(
+            out,
+            "<svg x=\"{left:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\" viewBox=\"{left:.1} {top:.1} {0:.1} {1:.1}\">",
+            right - left,
+            bottom - top
+        );
+        for m in &self.marks {
+            if !m.band.is_empty() {
+                let _ = write!(out, "<path {} d=\"{}\"/>", paint.fill("band", m.style), m.band);
+            }
+        }
+        for m in &self.marks {
+            if !m.raw.is_empty() {
+                let _ = write!(out, "<path {} d=\"{}\"/>", paint.series("raw", m.style, ""), m.raw);
+            }
+        }
+        for m in &self.marks {
+            if !m.strong.is_empty() {
+                let _ = write!(out, "<path {} d=\"{}\"/>", paint.series("strong", m.style, m.dash), m.strong);
+            }
+            if !m.whiskers.is_empty() {
+                let _ = write!(out, "<path {} d=\"{}\"/>", paint.series("whisker", m.style, ""), m.whiskers);
+            }
+            for (px, py) in &m.dots {
+                let _ = write!(
+                    out,
+                    "<circle {} cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"3\"/>",
+                    paint.fill("dot", m.style)
+                );
+            }
+        }
+        out += "</svg>";
+        out
+    }
+
+    /// A complete picture with title and legend, colours written out; sized in CSS pixels.
+    pub fn document(&self, title: &str, y_title: &str, series: &[Series], colours: &Colours) -> String {
+        let (w, h) = (self.settings.width, self.settings.height);
+        let legend_rows = series.len() as f64;
+        let (head, foot) = (30.0, 8.0 + 18.0 * legend_rows);
+        let total = head + h + foot;
+        let mut out = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{total}\" viewBox=\"0 0 {w} {total}\" font-family=\"system-ui, sans-serif\"><rect width=\"100%\" height=\"100%\" fill=\"{}\"/><text x=\"12\" y=\"20\" font-size=\"14\" font-weight=\"600\" fill=\"{}\">{}</text><g transform=\"translate(0 {head})\">{}</g>",
+            escape(&colours.paper),
+            escape(&colours.ink),
+            escape(title),
+            self.body(y_title, Some(colours)),
+        );
+        for (i, s) in series.iter().enumerate() {
+            let y = head + h + 12.0 + 18.0 * i as f64;
+            let _ = write!(
+                out,
+                "<path {} d=\"M12 {y}h34\"/><text x=\"54\" y=\"{}\" font-size=\"12\" fill=\"{}\">{}</text>",
+                Paint(Some(colours)).series("strong", s.style, s.dash()),
+                y + 4.0,
+                escape(&colours.ink),
+                escape(&s.name)
+            );
+        }
+        out += "</svg>";
+        out
+    }
+}
+
+/// Colours of a picture that leaves the page, as CSS colour texts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Colours {
+    pub paper: String,
+    pub ink: String,
+    pub muted: String,
+    pub line: String,
+    /// by style index
+    pub series: Vec<String>,
+}
+
+struct Paint<'a>(Option<&'a Colours>);
+
+impl Paint<'_> {
+    fn line(&self, class: &str) -> String {
+        match self.0 {
+            None => format!("class=\"c-{class}\""),
+            Some(c) => format!("fill=\"none\" stroke=\"{}\"", escape(&c.line)),
+        }
+    }
+    fn text(&self, class: &str) -> String {
+        match self.0 {
+            None => format!("class=\"c-{class}\""),
+            Some(c) => format!("font-size=\"11\" fill=\"{}\"", escape(&c.muted)),
+        }
+    }
+    fn series(&self, class: &str, style: usize, dash: &str) -> String {
+        let dash = if dash.is_empty() { String::new() } else { format!(" stroke-dasharray=\"{dash}\"") };
+        match self.0 {
+            None => format!("class=\"c-{class} c-s{}\"{dash}", style % 8),
+            Some(c) => {
+                let (width, opacity) = match class {
+                    "raw" => (1.0, 0.3),
+                    "whisker" => (1.2, 0.8),
+                    _ => (2.0, 1.0),
+                };
+                format!(
+                    "fill=\"none\" stroke=\"{}\" stroke-width=\"{width}\" stroke-opacity=\"{opacity}\" stroke-linejoin=\"round\"{dash}",
+                    escape(c.series.get(style % 8).map_or("#000", |s| s))
+                )
+            }
+        }
+    }
+    fn fill(&self, class: &str, style: usize) -> String {
+        match self.0 {
+            None => format!("class=\"c-{class} c-s{}\"", style % 8),
+            Some(c) => format!(
+                "fill=\"{}\" fill-opacity=\"{}\"",
+                escape(c.series.get(style % 8).map_or("#000", |s| s)),
+                if class == "band" { 0.15 } else { 1.0 }
+            ),
+        }
+    }
+}
+
+/// Text that may stand in XML, also inside quotes.
+pub fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    values.filter(|v| v.is_finite()).fold(None, |m, v| match m {
+        None => Some((v, v)),
+        Some((a, b)) => Some((a.min(v), b.max(v))),
+    })
+}
+
+fn axis_label(v: f64, step: f64) -> String {
+    if step > 0.0 { format::tick(v, step) } else { format::short(v) }
+}
+
+/// Ticks of a time axis in the unit that suits its end.
+fn time_label(v: f64, high: f64) -> String {
+    let (unit, name) = match high {
+        h if h < 180.0 => (1.0, "s"),
+        h if h < 3.0 * 3600.0 => (60.0, "min"),
+        _ => (3600.0, "h"),
+    };
+    format!("{} {name}", format::significant(v / unit, 3))
+}
+
+fn mark(s: &Series, values: Vec<f64>, settings: &Settings, x: &Scale, y: &Scale) -> Mark {
+    let axis = settings.axis;
+    let p = &s.points;
+    // one point beyond each edge, so that lines leave the window instead of ending inside it
+    let first = p.partition_point(|q| q.x(axis) < x.low).saturating_sub(1);
+    let last = (p.partition_point(|q| q.x(axis) <= x.high) + 1).min(p.len());
+    let range = first..last.max(first);
+    let px = |q: &Point| {
+        let v = q.x(axis);
+        if x.log && v <= 0.0 { f64::NAN } else { x.map(v) }
+    };
+    let py = |v: f64| if !v.is_finite() || (y.log && v <= 0.0) { f64::NAN } else { y.map(v) };
+    let line = |value: &dyn Fn(usize) -> f64| -> Vec<(f64, f64)> {
+        let all: Vec<_> =
+            range.clone().map(|i| (px(&p[i]), py(value(i)))).filter(|q| q.0.is_finite()).collect();
+        decimate(&all)
+    };
+    let strong = line(&|i| values[i]);
+    let smooth = s.look == Look::Smoothed && settings.smoothing > 0.0;
+    let has_error = range.clone().any(|i| p[i].high > p[i].low);
+    let mut out = Mark { style: s.style, dash: s.dash(), strong: path(&strong), ..Mark::default() };
+    if smooth {
+        out.raw = path(&line(&|i| p[i].y));
+    }
+    if has_error && s.look == Look::Smoothed {
+        let (top, low) = (line(&|i| p[i].high), line(&|i| p[i].low));
+        let ring: Vec<_> = top.into_iter().chain(low.into_iter().rev()).filter(|q| q.1.is_finite()).collect();
+        if ring.len() > 2 {
+            out.band = path(&ring) + "Z";
+        }
+    }
+    if s.look == Look::Marked {
+        let columns = ((x.to - x.from).abs() / 6.0).max(1.0) as usize;
+        let stride = range.len().div_ceil(columns).max(1);
+        for i in range.clone().filter(|i| i % stride == 0 || i + 1 == p.len()) {
+            let (cx, cy) = (px(&p[i]), py(p[i].y));
+            if !cx.is_finite() || !cy.is_finite() {
+                continue;
+            }
+            out.dots.push((cx, cy));
+            let (a, b) = (py(p[i].low), py(p[i].high));
+            if p[i].high > p[i].low && a.is_finite() && b.is_finite() {
+                let _ = write!(
+                    out.whiskers,
+                    "M{cx:.1} {a:.1}V{b:.1}M{:.1} {a:.1}h6M{:.1} {b:.1}h6",
+                    cx - 3.0,
+                    cx - 3.0
+                );
+            }
+        }
+    }
+    out.values = values;
+    out
+}
+
+/// Path data; not-a-number lifts the pen.
+fn path(points: &[(f64, f64)]) -> String {
+    let mut out = String::with_capacity(points.len() * 12);
+    let mut down = false;
+    for (x, y) in points {
+        if !y.is_finite() {
+            down = false;
+            continue;
+        }
+        let _ = write!(out, "{}{x:.1} {y:.1}", if down { 'L' } else { 'M' });
+        down = true;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    const SETTINGS: Settings = Settings {
+        axis: XAxis::Step,
+        log_x: false,
+        log_y: false,
+        smoothing: 0.6,
+        zoom: None,
+        width: 640.0,
+        height: 240.0,
+    };
+
+    fn series(look: Look, points: Vec<Point>) -> Series {
+        Series { name: "a <b>".into(), style: 1, look, points: Arc::new(points) }
+    }
+    fn ramp(n: usize) -> Vec<Point> {
+        (0..n)
+            .map(|i| Point::new(i as f64, i as f64 * 10.0, i as f64, 9.0 - (i as f64).sqrt() / 20.0))
+            .collect()
+    }
+
+    #[test]
+    fn nothing_to_draw_is_an_empty_picture_not_an_error() {
+        for log in [false, true] {
+            let settings = Settings { log_x: log, log_y: log, ..SETTINGS };
+            assert!(Scene::new(&[], settings).empty);
+            let nan = vec![Point::new(0.0, 0.0, 0.0, f64::NAN), Point::new(1.0, 1.0, 1.0, -1.0)];
+            let scene = Scene::new(&[series(Look::Smoothed, nan)], settings);
+            assert_eq!(scene.empty, log);
+            assert!(!scene.body("loss", None).contains("NaN"));
+        }
+    }
+
+    #[test]
+    fn ten_thousand_points_become_a_short_path() {
+        let scene = Scene::new(&[series(Look::Smoothed, ramp(10_000))], SETTINGS);
+        let body = scene.body("loss", None);
+        assert!(body.len() < 80_000, "{}", body.len());
+        assert_eq!(scene.marks[0].values.len(), 10_000);
+    }
+
+    #[test]
+    fn zoom_narrows_both_axes() {
+        let all = Scene::new(&[series(Look::Smoothed, ramp(1000))], SETTINGS);
+        let part = Scene::new(
+            &[series(Look::Smoothed, ramp(1000))],
+            Settings { zoom: Some((900.0, 950.0)), ..SETTINGS },
+        );
+        assert_eq!((part.x.low, part.x.high), (900.0, 950.0));
+        assert!(part.y.high - part.y.low < 0.1 * (all.y.high - all.y.low));
+    }
+
+    #[test]
+    fn marked_series_show_dots_whiskers_and_no_smoothing() {
+        let points = ramp(5).into_iter().map(|p| p.with_error(0.5)).collect();
+        let scene = Scene::new(&[series(Look::Marked, points)], SETTINGS);
+        let m = &scene.marks[0];
+        assert_eq!(m.dots.len(), 5);
+        assert!(m.raw.is_empty() && m.band.is_empty() && !m.whiskers.is_empty());
+        assert_eq!(m.values[4], ramp(5)[4].y);
+    }
+
+    #[test]
+    fn bands_surround_smoothed_lines() {
+        let points = ramp(50).into_iter().map(|p| p.with_error(0.5)).collect();
+        let scene = Scene::new(&[series(Look::Smoothed, points)], SETTINGS);
+        assert!(scene.marks[0].band.ends_with('Z'));
+    }
+
+    #[test]
+    fn names_are_escaped_in_pictures() {
+        let s = [series(Look::Smoothed, ramp(20))];
+        let colours = Colours { series: vec!["#123".into(); 8], ..Colours::default() };
+        let text = Scene::new(&s, SETTINGS).document("x & y", "loss", &s, &colours);
+        assert!(text.contains("a &lt;b&gt;") && text.contains("x &amp; y") && !text.contains("class="));
+    }
+}

@@ -1,0 +1,5 @@
+//! Starts the page; see the library.
+
+fn main() {
+    hilda_app::start();
+}

@@ -1,0 +1,4 @@
+//! The worker's side.
+
+/// Serves messages until the page closes.
+pub fn start() {}

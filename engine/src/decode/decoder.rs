@@ -1,0 +1,507 @@
+//! The decoding loop without its forwards: [`Decoder::next`] says what must be computed, [`Decoder::apply`] turns
+//! the statistics into actions.
+//!
+//! Forwards by attention:
+//! - bidirectional: every forward computes all positions, nothing is cached;
+//! - block-causal: one `Store` forward over the complete blocks before the active one (the prefill, later the
+//!   finished block), then forwards over the active block alone. Exact: finished blocks do not see later ones.
+//!   The store pass comes when the next block needs it, so none is spent after the last block;
+//! - causal: every forward stores the positions not yet cached and predicts the first masked one.
+//!
+//! With the logit shift, position n is predicted from the hidden row of n - 1; the driver keeps that row for the
+//! last position it stored. When stale entries are dropped, one more block (or position) is dropped with them, so
+//! that this row is computed again.
+
+use super::{
+    Action, ActionKind, Attention, CacheOp, DecodeConfig, DecodeError, ForwardRequest, RowStats, State,
+    Status, Trajectory, Want,
+    policy::{Fired, Plan, Policy, Row, Rule, View},
+    trajectory::{
+        CacheEvent, Footer, Header, Ledger, Provenance, RowRecord, StepKind, StepRecord, Stop, VERSION,
+    },
+};
+
+/// What one [`Decoder::apply`] did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepEvent {
+    /// always with its rows, whatever the trajectory keeps
+    pub record: StepRecord,
+    /// masked positions left
+    pub masked: u32,
+    /// set if this was the last step
+    pub stop: Option<Stop>,
+}
+
+/// Progress inside one block.
+#[derive(Clone, Debug, Default)]
+pub(super) struct BlockRun {
+    pub done: bool,
+    pub masked_at_start: u32,
+    /// denoising forwards so far
+    pub steps: u32,
+    /// of them without a mask
+    pub post: u32,
+    /// tokens each position held since the block was opened
+    pub held: Vec<Vec<u32>>,
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    request: ForwardRequest,
+    kind: StepKind,
+    block: u32,
+}
+
+/// One sequence being decoded.
+#[derive(Debug)]
+pub struct Decoder {
+    pub(super) config: DecodeConfig,
+    policy: Box<dyn Policy>,
+    pub(super) state: State,
+    pub(super) blocks: Vec<BlockRun>,
+    /// forwards so far
+    pub(super) step: u32,
+    /// denoising forwards since the start or the last reopening: what `max_steps` limits
+    pub(super) counted_steps: u32,
+    /// positions in the driver's cache, and how many of them still hold
+    cached: u32,
+    pub(super) valid: u32,
+    pending: Option<Pending>,
+    pub(super) stop: Option<Stop>,
+    ledger: Ledger,
+    steps: Vec<StepRecord>,
+    unseen_fixed: Vec<u32>,
+    provenance: Provenance,
+}
+
+impl Decoder {
+    /// Checks the configuration and sets up the text.
+    pub fn new(config: DecodeConfig) -> Result<Decoder, DecodeError> {
+        let policy = Box::new(config.policy.build()?);
+        Decoder::with_policy(config, policy)
+    }
+
+    /// With a policy of one's own; `config.policy` is then only what the record says.
+    pub fn with_policy(config: DecodeConfig, policy: Box<dyn Policy>) -> Result<Decoder, DecodeError> {
+        config.validate()?;
+        let state = State::new(&config);
+        let blocks = vec![BlockRun::default(); state.blocks() as usize];
+        let mut decoder = Decoder {
+            unseen_fixed: config.unseen_fixed(),
+            policy,
+            state,
+            blocks,
+            step: 0,
+            counted_steps: 0,
+            cached: 0,
+            valid: 0,
+            pending: None,
+            stop: None,
+            ledger: Ledger::default(),
+            steps: Vec::new(),
+            provenance: Provenance::default(),
+            config,
+        };
+        decoder.settle();
+        Ok(decoder)
+    }
+
+    /// Names the weights and the device in the record.
+    pub fn set_provenance(&mut self, provenance: Provenance) {
+        self.provenance = provenance;
+    }
+    pub fn config(&self) -> &DecodeConfig {
+        &self.config
+    }
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+    /// Why it ended; none while there is work left.
+    pub fn stop(&self) -> Option<Stop> {
+        self.stop
+    }
+    /// Steps recorded so far (forwards and the user's operations).
+    pub fn steps(&self) -> &[StepRecord] {
+        &self.steps
+    }
+    /// The record so far.
+    pub fn trajectory(&self) -> Trajectory {
+        Trajectory {
+            version: VERSION,
+            header: Header {
+                config: self.config.clone(),
+                model: self.provenance.clone(),
+                unseen_fixed: self.unseen_fixed.clone(),
+            },
+            steps: self.steps.clone(),
+            footer: Footer::new(&self.config, &self.state, &self.steps, self.ledger, self.stop),
+        }
+    }
+
+    /// The forward needed now, or none if the text is final. Asking again gives the same request until
+    /// [`Decoder::apply`] has taken its statistics.
+    #[allow(clippy::should_implement_trait)] // an iterator could not be fed in between
+    pub fn next(&mut self) -> Option<ForwardRequest> {
+        if self.pending.is_none() {
+            let block = self.active()?;
+            self.pending = Some(self.plan_forward(block));
+        }
+        self.pending.as_ref().map(|p| p.request.clone())
+    }
+
+    /// Takes the statistics of the pending forward. After an error the forward is still pending and nothing has
+    /// changed.
+    pub fn apply(&mut self, stats: RowStats) -> Result<StepEvent, DecodeError> {
+        let Pending { request, kind, block } = self.pending.clone().ok_or(DecodeError::NoForwardPending)?;
+        self.check_stats(&request, &stats)?;
+        let mut record = StepRecord {
+            step: request.step,
+            block,
+            kind,
+            queries: request.query_positions.len() as u32,
+            cache: self.cache_event(&request),
+            rows: Vec::new(),
+            actions: Vec::new(),
+            rule: None,
+            forced: false,
+        };
+        if kind == StepKind::Denoise {
+            self.denoise(&request, &stats, &mut record)?;
+        }
+        match request.cache {
+            CacheOp::None => {}
+            CacheOp::Truncate { keep } => (self.cached, self.valid) = (keep, keep),
+            CacheOp::Store => {
+                self.cached += record.queries;
+                self.valid = self.cached;
+            }
+        }
+        self.step += 1;
+        self.pending = None;
+        self.settle();
+        self.record(&record, stats.rows.len());
+        Ok(StepEvent { record, masked: self.state.masked_left(), stop: self.stop })
+    }
+
+    pub(super) fn pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    pub(super) fn record(&mut self, record: &StepRecord, rows: usize) {
+        self.ledger.add(record, rows);
+        let mut kept = record.clone();
+        if !self.config.rows {
+            kept.rows.clear();
+        }
+        self.steps.push(kept);
+    }
+
+    fn active(&self) -> Option<u32> {
+        self.blocks.iter().position(|b| !b.done).map(|b| b as u32)
+    }
+
+    fn capped(&self) -> bool {
+        self.config.max_steps.is_some_and(|most| self.counted_steps >= most)
+    }
+
+    /// Closes blocks that need no forward, opens the next one and notices the end.
+    pub(super) fn settle(&mut self) {
+        while let Some(block) = self.active() {
+            let range = self.state.block_range(block);
+            let masked = self.state.masked(range.clone()).count() as u32;
+            let capped = self.capped();
+            let run = &mut self.blocks[block as usize];
+            if masked == 0 && (self.policy.post_budget() == 0 || run.steps == 0 || capped) {
+                run.done = true;
+                continue;
+            }
+            if run.steps == 0 {
+                run.masked_at_start = masked;
+                run.held = range
+                    .map(|p| match self.state.status(p) {
+                        Status::Masked => Vec::new(),
+                        _ => vec![self.state.id(p)],
+                    })
+                    .collect();
+            }
+            return;
+        }
+        self.stop = self.stop.or(Some(Stop::Complete));
+    }
+
+    /// Which forward the active block needs next.
+    fn plan_forward(&mut self, block: u32) -> Pending {
+        let range = self.state.block_range(block);
+        let revises = self.policy.post_budget() > 0;
+        let in_block = |p: &u32| {
+            self.state.is_masked(*p) || revises && matches!(self.state.status(*p), Status::Committed { .. })
+        };
+        let first = u32::from(self.config.shift);
+        let (kind, queries, cache, rows): (_, Vec<u32>, _, Vec<u32>) = match self.config.attention {
+            Attention::Bidirectional => {
+                let rows = (first..self.state.len())
+                    .filter(|p| if range.contains(p) { in_block(p) } else { self.state.is_masked(*p) });
+                (StepKind::Denoise, (0..self.state.len()).collect(), CacheOp::None, rows.collect())
+            }
+            Attention::BlockCausal => {
+                let stale = self.cached > self.valid;
+                if stale && self.config.shift && self.valid > 0 {
+                    self.valid = self.state.block_range(self.state.block_of(self.valid - 1)).start;
+                }
+                let valid = self.valid;
+                if valid < range.start && stale {
+                    let queries = self.state.block_range(self.state.block_of(valid)).collect();
+                    (StepKind::Refresh, queries, CacheOp::Truncate { keep: valid }, Vec::new())
+                } else if valid < range.start {
+                    let kind = if self.step == 0 { StepKind::Prefill } else { StepKind::Store };
+                    (kind, (valid..range.start).collect(), CacheOp::Store, Vec::new())
+                } else {
+                    let cache = if stale { CacheOp::Truncate { keep: valid } } else { CacheOp::None };
+                    let rows = range.clone().filter(|p| *p >= first).filter(in_block).collect();
+                    (StepKind::Denoise, range.collect(), cache, rows)
+                }
+            }
+            Attention::Causal => {
+                let target = self.state.masked(range).next().unwrap_or(self.state.len());
+                let stale = self.cached > self.valid;
+                if (stale && self.valid > 0) || self.valid == target {
+                    self.valid = self.valid.min(target) - 1;
+                }
+                let stale = self.cached > self.valid;
+                let cache = if stale { CacheOp::Truncate { keep: self.valid } } else { CacheOp::Store };
+                (StepKind::Denoise, (self.valid..target).collect(), cache, vec![target])
+            }
+        };
+        let request = ForwardRequest {
+            sequence: self.config.sequence,
+            step: self.step,
+            ids: queries.iter().map(|p| self.state.id(*p)).collect(),
+            query_positions: queries,
+            rule: self.config.attention.rule(),
+            block_size: self.config.block_size,
+            cache,
+            want: Want {
+                rows,
+                top_k: self.config.top_k,
+                temperature: self.config.temperature,
+                seed: self.config.seed,
+            },
+        };
+        Pending { request, kind, block }
+    }
+
+    fn cache_event(&self, request: &ForwardRequest) -> CacheEvent {
+        let first = request.query_positions.first().copied().unwrap_or(0);
+        let last = request.query_positions.last().map_or(0, |p| p + 1);
+        match request.cache {
+            CacheOp::None => CacheEvent { reused: self.cached, ..Default::default() },
+            CacheOp::Store => CacheEvent { reused: self.cached, stored: Some((first, last)), dropped: None },
+            CacheOp::Truncate { keep } => {
+                CacheEvent { reused: keep, stored: None, dropped: Some((keep, self.cached)) }
+            }
+        }
+    }
+
+    fn check_stats(&self, request: &ForwardRequest, stats: &RowStats) -> Result<(), DecodeError> {
+        let (wanted, got) = (request.want.rows.len(), stats.rows.len());
+        if wanted != got {
+            return Err(DecodeError::RowCount { wanted, got });
+        }
+        for (pos, head) in request.want.rows.iter().zip(&stats.rows) {
+            let bad = |field, value| DecodeError::BadRow { pos: *pos, field, value };
+            for (field, value) in [
+                ("lse", head.lse),
+                ("max", head.max),
+                ("entropy", head.entropy),
+                ("candidate_logit", head.candidate_logit),
+                ("lse_t", head.lse_t),
+            ] {
+                if !value.is_finite() {
+                    return Err(bad(field, value));
+                }
+            }
+            for (field, value) in
+                [("second", head.second), ("current", head.current), ("margin", head.margin)]
+            {
+                if value.is_nan() {
+                    return Err(bad(field, value));
+                }
+            }
+            for id in [head.argmax, head.candidate] {
+                if id >= self.config.vocab {
+                    let vocab = self.config.vocab;
+                    return Err(DecodeError::IdOutOfRange { what: "predicted token", id, vocab });
+                }
+                if !self.config.writable(id) {
+                    return Err(DecodeError::ForbiddenToken { id });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// View, plan, check, progress, all actions at once, bookkeeping.
+    fn denoise(
+        &mut self,
+        request: &ForwardRequest,
+        stats: &RowStats,
+        record: &mut StepRecord,
+    ) -> Result<(), DecodeError> {
+        let block = record.block;
+        let range = self.state.block_range(block);
+        let run = &self.blocks[block as usize];
+        let rows: Vec<Row> = request
+            .want
+            .rows
+            .iter()
+            .zip(&stats.rows)
+            .map(|(pos, head)| {
+                let active = range.contains(pos);
+                let held = if active { run.held[(pos - range.start) as usize].as_slice() } else { &[] };
+                let (status, current) = (self.state.status(*pos), self.state.id(*pos));
+                Row { pos: *pos, status, current, active, head, held }
+            })
+            .collect();
+        let view = View {
+            step: request.step,
+            block,
+            active: range.clone(),
+            block_step: run.steps,
+            masked_at_start: run.masked_at_start,
+            temperature: self.config.temperature,
+            seed: self.config.seed,
+            sequence: self.config.sequence,
+            rows: &rows,
+        };
+        let open = |r: &&Row| r.active && r.masked();
+        let was_open = rows.iter().any(|r| open(&r));
+        let mut plan = if self.capped() { cap(&view) } else { self.policy.plan(&view) };
+        record.forced = matches!(plan.rule.selection, Fired::Capped { .. });
+        check_plan(&self.config, &view, &plan)?;
+        if was_open && plan.actions.iter().all(|a| a.kind != ActionKind::Commit) {
+            plan.actions.push(best(&view, &plan));
+            record.forced = true;
+        }
+        record.rows = rows.iter().zip(&plan.scores).map(|(r, s)| RowRecord::new(r, *s)).collect();
+
+        let mut state = self.state.clone();
+        for a in &plan.actions {
+            state.act(request.step, a)?;
+        }
+        self.state = state;
+        let run = &mut self.blocks[block as usize];
+        for a in plan.actions.iter().filter(|a| a.kind != ActionKind::Remask) {
+            run.held[(a.pos - range.start) as usize].push(a.new);
+        }
+        run.steps += 1;
+        if !was_open {
+            run.post += 1;
+            run.done = plan.actions.is_empty() || run.post >= self.policy.post_budget();
+        }
+        self.counted_steps += 1;
+        record.actions = plan.actions;
+        record.rule = Some(plan.rule);
+        self.settle();
+        self.stop_early(request.step, block, &mut record.actions)
+    }
+
+    /// End-of-text written and nothing before it masked: the remaining masks become end-of-text. A policy that
+    /// revises may still take the token back, so there it waits until the block is final.
+    fn stop_early(&mut self, step: u32, block: u32, actions: &mut Vec<Action>) -> Result<(), DecodeError> {
+        let Some(eos) = self.config.eos_id.filter(|_| self.config.early_stop) else { return Ok(()) };
+        if self.policy.post_budget() > 0 && !self.blocks[block as usize].done {
+            return Ok(());
+        }
+        let written =
+            |p: u32| self.state.id(p) == eos && matches!(self.state.status(p), Status::Committed { .. });
+        let known = (0..self.state.len()).take_while(|p| !self.state.is_masked(*p));
+        if !known.into_iter().any(written) {
+            return Ok(());
+        }
+        let rest: Vec<u32> = self.state.masked(0..self.state.len()).collect();
+        if rest.is_empty() && self.active().is_none() {
+            return Ok(());
+        }
+        for pos in rest {
+            let old = self.state.id(pos);
+            let fill = Action { kind: ActionKind::Fill, ..Action::certain(pos, old, eos) };
+            self.state.act(step, &fill)?;
+            actions.push(fill);
+        }
+        self.blocks.iter_mut().for_each(|b| b.done = true);
+        self.stop = Some(Stop::EarlyStop);
+        Ok(())
+    }
+}
+
+/// The step limit: everything masked in the block takes its most probable token.
+fn cap(view: &View) -> Plan {
+    let actions: Vec<Action> = view
+        .rows
+        .iter()
+        .filter(|r| r.active && r.masked())
+        .map(|r| r.write_argmax(ActionKind::Commit, f32::INFINITY))
+        .collect();
+    let n = actions.len() as u32;
+    Plan {
+        actions,
+        scores: vec![f64::NEG_INFINITY; view.rows.len()],
+        rule: Rule { selection: Fired::Capped { n }, edit: None },
+    }
+}
+
+/// The best-scored masked row of the block; ties to the lower position.
+fn best(view: &View, plan: &Plan) -> Action {
+    let mut best: Option<(&Row, f64)> = None;
+    let mut second = f64::NEG_INFINITY;
+    for (row, score) in view.rows.iter().zip(&plan.scores).filter(|(r, _)| r.active && r.masked()) {
+        match best {
+            Some((_, s)) if *score <= s => second = second.max(*score),
+            _ => {
+                second = best.map_or(second, |b| b.1);
+                best = Some((row, *score));
+            }
+        }
+    }
+    let (row, score) = best.expect("called only if a row of the block is masked");
+    row.commit(view.temperature, (score - second) as f32)
+}
+
+/// Rules 1 and 4: commits on masked rows, edits and remasks on written rows, of the active block, each position
+/// at most once, writable tokens only.
+fn check_plan(config: &DecodeConfig, view: &View, plan: &Plan) -> Result<(), DecodeError> {
+    let broke = |pos, rule| Err(DecodeError::PolicyBroke { pos, rule });
+    if plan.scores.len() != view.rows.len() {
+        return broke(view.active.start, "there is not one score per row");
+    }
+    let mut last = None;
+    let mut sorted: Vec<&Action> = plan.actions.iter().collect();
+    sorted.sort_by_key(|a| a.pos);
+    for a in sorted {
+        if last == Some(a.pos) {
+            return broke(a.pos, "a position may be acted upon once a step");
+        }
+        last = Some(a.pos);
+        let Some(row) = view.rows.iter().find(|r| r.pos == a.pos && r.active) else {
+            return broke(a.pos, "only computed rows of the active block may be acted upon");
+        };
+        let fits = match a.kind {
+            ActionKind::Commit => row.masked(),
+            ActionKind::Edit | ActionKind::Remask => matches!(row.status, Status::Committed { .. }),
+            _ => return broke(a.pos, "a policy commits, edits and remasks, nothing else"),
+        };
+        if !fits {
+            return broke(a.pos, "commits need a masked row, edits and remasks a written one");
+        }
+        if a.old != row.current {
+            return broke(a.pos, "the action's old token is not what stands there");
+        }
+        if a.kind != ActionKind::Remask && !config.writable(a.new) {
+            return Err(DecodeError::ForbiddenToken { id: a.new });
+        }
+    }
+    Ok(())
+}

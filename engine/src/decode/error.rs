@@ -1,0 +1,52 @@
+//! Everything that can go wrong while decoding, with the names and numbers needed to fix it.
+
+use super::policy::PolicyError;
+
+/// Error of [`super::Decoder`]. No variant leaves the decoder half changed: a refused call has no effect.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("length is {length}, it must be from 1 to {max}")]
+    Length { length: u32, max: u32 },
+    #[error("the prompt has {prompt} tokens, the sequence only {length}")]
+    PromptTooLong { prompt: usize, length: u32 },
+    #[error("{what} {id} is outside the vocabulary of {vocab}")]
+    IdOutOfRange { what: &'static str, id: u32, vocab: u32 },
+    #[error("position {pos} is outside the sequence of {length}")]
+    PositionOutOfRange { pos: u32, length: u32 },
+    #[error("position {pos} is fixed twice")]
+    FixedTwice { pos: u32 },
+    #[error("position {pos} belongs to the prompt and never changes")]
+    PromptPosition { pos: u32 },
+    #[error("position {pos} is {status}, this needs {needed}")]
+    WrongStatus { pos: u32, status: &'static str, needed: &'static str },
+    #[error("token {id} may not be written: it is the mask or a forbidden token")]
+    ForbiddenToken { id: u32 },
+    #[error(
+        "with the logit shift, position 0 has no row to be predicted from: give a prompt of at least one token"
+    )]
+    NothingBeforeFirst,
+    #[error("a causal model needs {needed}")]
+    Causal { needed: &'static str },
+    #[error("temperature {temperature} is not a number of at least 0")]
+    Temperature { temperature: f32 },
+    #[error(
+        "entropy_bound needs a temperature of at most 1, got {temperature}: the entropies it sums are those at temperature 1"
+    )]
+    EntropyBoundTemperature { temperature: f32 },
+    #[error("top_k is {top_k}, at most {max} tokens are ranked")]
+    TopK { top_k: usize, max: usize },
+    #[error("early_stop needs eos_id")]
+    NoEos,
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error("apply was called without a pending forward")]
+    NoForwardPending,
+    #[error("a forward is pending: hand its statistics to apply first")]
+    ForwardPending,
+    #[error("{wanted} rows were asked for, {got} came back")]
+    RowCount { wanted: usize, got: usize },
+    #[error("the statistics of position {pos} are not usable: {field} = {value}")]
+    BadRow { pos: u32, field: &'static str, value: f32 },
+    #[error("the policy broke a rule at position {pos}: {rule}")]
+    PolicyBroke { pos: u32, rule: &'static str },
+}

@@ -1,0 +1,29 @@
+//! Token editing (LLaDA 2.1, arXiv 2602.08676, "joint threshold"): in the same forward that fills masks, every
+//! written row of the active block whose most probable token v is not the one that stands there is overwritten
+//! if p(v) > tau_edit. tau_edit = 0 therefore edits whenever the argmax differs; editing is off only if it is
+//! absent. When no mask is left, up to `max_post` forwards of edits only, until one changes nothing.
+//!
+//! Guard against oscillation (ours, not the paper's): a position may come back to a token it held before at most
+//! `max_returns` times since its block was opened.
+
+use super::{Action, ActionKind, EditFired, View};
+use crate::decode::Status;
+
+pub(super) fn edits(view: &View, tau_edit: f32, max_returns: Option<u32>) -> (Vec<Action>, EditFired) {
+    let mut held_back = 0;
+    let edits: Vec<Action> = view
+        .rows
+        .iter()
+        .filter(|r| r.active && matches!(r.status, Status::Committed { .. }))
+        .filter(|r| r.head.argmax != r.current && r.p_max() > tau_edit)
+        .filter(|r| {
+            let times = r.held.iter().filter(|t| **t == r.head.argmax).count() as u32;
+            let allowed = max_returns.is_none_or(|most| times <= most);
+            held_back += !allowed as u32;
+            allowed
+        })
+        .map(|r| r.write_argmax(ActionKind::Edit, r.p_max() - tau_edit))
+        .collect();
+    let n = edits.len() as u32;
+    (edits, EditFired { n, held_back })
+}

@@ -1,0 +1,158 @@
+//! A decoding policy is a pure function from the distributions of one forward to actions.
+//!
+//! Four independent parts (`methods/decoding.md` 1): the **candidate** token of a row, the **score** that orders
+//! rows, the **selection** of the rows that are written now, and the **revision** of rows already written.
+//! [`PolicySpec`] names a combination; [`Parts`] is the combination at work. A policy proposes, the decoder
+//! enforces: prompt and fixed tokens never change, each position at most once a step, all at once, and at least
+//! one commit while the block has masks.
+
+mod ancestral;
+mod edit;
+mod entropy_bound;
+mod left_to_right;
+mod parameters;
+mod parts;
+mod quota;
+mod score;
+mod spec;
+mod threshold;
+
+pub use ancestral::AncestralForm;
+pub use parameters::{Parameter, PolicyInfo};
+pub use parts::{Parts, Revision, Selection};
+pub use score::Score;
+pub use spec::{PolicyError, PolicySpec};
+
+use hilda_kernels::head::RowHead;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+
+use super::{Action, ActionKind, Status, state::CERTAIN};
+
+/// One position whose distribution was computed.
+#[derive(Clone, Debug)]
+pub struct Row<'a> {
+    pub pos: u32,
+    pub status: Status,
+    /// token that stands there (the mask id where masked)
+    pub current: u32,
+    /// inside the active block: only these may be acted upon
+    pub active: bool,
+    pub head: &'a RowHead,
+    /// tokens this position held since its block was opened, the current one last
+    pub held: &'a [u32],
+}
+
+impl Row<'_> {
+    pub fn masked(&self) -> bool {
+        self.status == Status::Masked
+    }
+    /// Probability of the candidate at temperature 1. Rounding above 1 is cut, so that `p > 1` never holds.
+    pub fn p(&self) -> f32 {
+        self.head.p_candidate().min(1.0)
+    }
+    pub fn p_max(&self) -> f32 {
+        self.head.p_max().min(1.0)
+    }
+    /// Writes the candidate.
+    pub fn commit(&self, temperature: f32, margin: f32) -> Action {
+        Action {
+            kind: ActionKind::Commit,
+            pos: self.pos,
+            old: self.current,
+            new: self.head.candidate,
+            p: self.p(),
+            logq: self.head.q_candidate(temperature).min(1.0).max(f32::MIN_POSITIVE).ln(),
+            margin: margin.min(self.head.margin).clamp(0.0, CERTAIN),
+        }
+    }
+    /// Writes the most probable token, by an edit where a token stands already.
+    pub fn write_argmax(&self, kind: ActionKind, margin: f32) -> Action {
+        Action {
+            kind,
+            pos: self.pos,
+            old: self.current,
+            new: self.head.argmax,
+            p: self.p_max(),
+            logq: 0.0,
+            margin: margin.min(self.head.max - self.head.second).clamp(0.0, CERTAIN),
+        }
+    }
+}
+
+/// What a policy sees after one forward.
+#[derive(Clone, Debug)]
+pub struct View<'a> {
+    /// forwards before this one; part of every random key
+    pub step: u32,
+    pub block: u32,
+    /// positions of the active block
+    pub active: Range<u32>,
+    /// denoising forwards of this block before this one
+    pub block_step: u32,
+    /// masked positions of the block when it was opened
+    pub masked_at_start: u32,
+    pub temperature: f32,
+    pub seed: u64,
+    pub sequence: u32,
+    /// ascending by position
+    pub rows: &'a [Row<'a>],
+}
+
+/// What a policy wants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub actions: Vec<Action>,
+    /// score of each row of the view, higher = earlier; minus infinity outside the masked rows of the block
+    pub scores: Vec<f64>,
+    pub rule: Rule,
+}
+
+/// Which test fired, with its values.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rule {
+    #[serde(flatten)]
+    pub selection: Fired,
+    /// the edit test, if the policy revises
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<EditFired>,
+}
+
+/// Values of the selection test.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "test", rename_all = "snake_case")]
+pub enum Fired {
+    /// nothing was masked
+    #[default]
+    None,
+    /// a fixed number of rows
+    PerForward { k: u32 },
+    /// cell of the time grid (t from 1 - cell / cells downwards)
+    TimeGrid { cell: u32, cells: u32 },
+    /// k of `masked` rows
+    Quota { k: u32, masked: u32 },
+    /// rows above tau (0: the best one is written)
+    Threshold { tau: f32, above: u32 },
+    /// rows written, and the value (k + 1)(1 - c_k) of the last of them
+    Factor { f: f32, n: u32 },
+    /// rows written, and their summed entropy without the largest, nats
+    EntropyBound { gamma: f32, n: u32, sum: f32 },
+    /// the step limit was reached: everything masked takes its most probable token
+    Capped { n: u32 },
+}
+
+/// Values of the edit test.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EditFired {
+    /// edits made
+    pub n: u32,
+    /// edits that the oscillation guard refused
+    pub held_back: u32,
+}
+
+/// Pure: the same view gives the same plan. All memory (steps in the block, tokens held) is in the view.
+pub trait Policy: std::fmt::Debug + Send {
+    fn plan(&self, view: &View) -> Plan;
+    /// Mask-free forwards a block may take after its last mask is gone; 0 = the policy never revises.
+    fn post_budget(&self) -> u32;
+}

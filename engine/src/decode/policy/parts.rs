@@ -1,0 +1,128 @@
+//! The four parts put together. The candidate is the head's (argmax at temperature 0, else the keyed race).
+
+use hilda_kernels::rng::{Rng, Stream};
+
+use super::{
+    Action, Fired, Plan, Policy, Row, Rule, Score, View, ancestral, edit, entropy_bound, quota, threshold,
+};
+use crate::decode::state::CERTAIN;
+
+/// Which masked rows are written now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Selection {
+    /// the k best
+    PerForward { k: u32 },
+    /// see [`ancestral::time_grid`]
+    TimeGrid { cells: u32 },
+    /// see [`quota`]
+    Quota { steps: u32 },
+    /// see [`threshold::above`]
+    Threshold { tau: f32 },
+    /// see [`threshold::factor`]
+    Factor { f: f32 },
+    /// see [`entropy_bound`]
+    EntropyBound { gamma: f32 },
+}
+
+/// What happens to written rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Revision {
+    None,
+    /// see [`edit`]
+    Edit {
+        tau_edit: f32,
+        max_post: u32,
+        max_returns: Option<u32>,
+    },
+}
+
+/// A policy from its parts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Parts {
+    pub score: Score,
+    pub selection: Selection,
+    pub revision: Revision,
+}
+
+/// Masked rows of the active block, best first.
+pub(super) struct Ranked<'a> {
+    pub rows: Vec<(&'a Row<'a>, f64)>,
+    exact: bool,
+}
+
+impl Ranked<'_> {
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+    /// By how much rank `i` beats the best of those not taken, if `n` are taken.
+    pub fn gap(&self, i: usize, n: usize) -> f32 {
+        match self.rows.get(n) {
+            Some(next) if !self.exact => (self.rows[i].1 - next.1) as f32,
+            _ => CERTAIN,
+        }
+    }
+}
+
+/// Rows chosen (indices into the ranking, with the margin of the choice) and the test that chose them.
+pub(super) struct Chosen {
+    pub rows: Vec<(usize, f32)>,
+    pub fired: Fired,
+}
+
+impl Chosen {
+    /// The n best, each by its gap.
+    pub fn best(ranked: &Ranked, n: usize, fired: Fired) -> Chosen {
+        let n = n.min(ranked.len());
+        Chosen { rows: (0..n).map(|i| (i, ranked.gap(i, n))).collect(), fired }
+    }
+}
+
+impl Policy for Parts {
+    fn plan(&self, view: &View) -> Plan {
+        let open = |r: &Row| r.active && r.masked();
+        let scores: Vec<f64> = view
+            .rows
+            .iter()
+            .map(|r| if open(r) { self.score.of(r, view) } else { f64::NEG_INFINITY })
+            .collect();
+        let mut rows: Vec<(&Row, f64)> =
+            view.rows.iter().zip(&scores).filter(|(r, _)| open(r)).map(|(r, s)| (r, *s)).collect();
+        rows.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.pos.cmp(&b.0.pos)));
+        let ranked = Ranked { rows, exact: self.score.exact() };
+
+        let chosen = match self.selection {
+            _ if ranked.len() == 0 => Chosen { rows: Vec::new(), fired: Fired::None },
+            Selection::PerForward { k } => Chosen::best(&ranked, k as usize, Fired::PerForward { k }),
+            Selection::TimeGrid { cells } => {
+                let rng = Rng::new(view.seed, Stream::Order, view.sequence);
+                ancestral::time_grid(&ranked, cells, |pos| rng.uniform(ancestral::TIME_STEP, pos, 0))
+            }
+            Selection::Quota { steps } => quota::quota(&ranked, steps, view),
+            Selection::Threshold { tau } => threshold::above(&ranked, tau),
+            Selection::Factor { f } => threshold::factor(&ranked, f),
+            Selection::EntropyBound { gamma } => entropy_bound::bound(&ranked, gamma),
+        };
+        let mut actions: Vec<Action> = chosen
+            .rows
+            .iter()
+            .map(|(i, margin)| ranked.rows[*i].0.commit(view.temperature, *margin))
+            .collect();
+        let edit = match self.revision {
+            Revision::None => None,
+            Revision::Edit { tau_edit, max_returns, .. } => {
+                let (edits, fired) = edit::edits(view, tau_edit, max_returns);
+                actions.extend(edits);
+                Some(fired)
+            }
+        };
+        actions.sort_by_key(|a| a.pos);
+        Plan { actions, scores, rule: Rule { selection: chosen.fired, edit } }
+    }
+
+    fn post_budget(&self) -> u32 {
+        match self.revision {
+            Revision::None => 0,
+            Revision::Edit { max_post, .. } => max_post,
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Policies by name, as recipes, URLs and trajectories spell them: `{"kind": "edit", "tau_mask": 0.7, ...}`.
+//! Missing parameters take their defaults; unknown ones are refused.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AncestralForm, Parts, Revision, Score, Selection, left_to_right::LEFT_TO_RIGHT};
+
+/// A parameter out of its range.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PolicyError {
+    #[error("{policy}: {parameter} is {value}, it must be {needed}")]
+    OutOfRange { policy: &'static str, parameter: &'static str, value: f64, needed: &'static str },
+    #[error("{policy}: score {score} cannot be used here, choose one of random, top_prob, margin, entropy")]
+    Score { policy: &'static str, score: &'static str },
+}
+
+/// A decoding policy with its parameters; see [`PolicySpec::parameters`] for units, ranges and sources.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum PolicySpec {
+    /// random order, tokens from their conditionals
+    Ancestral {
+        #[serde(default)]
+        form: AncestralForm,
+        /// first hitting: tokens written per forward
+        #[serde(default = "one")]
+        tokens_per_forward: u32,
+        /// time grid: cells
+        #[serde(default = "cells")]
+        steps: u32,
+    },
+    /// the best k rows per step, k from a number of steps per block
+    TopProb {
+        /// 0 = as many as there are masks
+        #[serde(default = "eight")]
+        steps_per_block: u32,
+        #[serde(default = "top_prob")]
+        score: Score,
+    },
+    /// every row above tau
+    Threshold {
+        #[serde(default = "tau")]
+        tau: f32,
+        #[serde(default = "top_prob")]
+        score: Score,
+    },
+    /// as many rows as their confidences guarantee
+    Factor {
+        #[serde(default = "unit")]
+        f: f32,
+    },
+    /// rows while their joint dependence is bounded
+    EntropyBound {
+        #[serde(default = "gamma")]
+        gamma: f32,
+        #[serde(default = "entropy")]
+        score: Score,
+    },
+    /// threshold with editing of written tokens
+    Edit {
+        #[serde(default = "tau_quality")]
+        tau_mask: f32,
+        /// null = off; 0 = edit whenever the most probable token differs
+        #[serde(default = "tau_edit")]
+        tau_edit: Option<f32>,
+        #[serde(default = "post")]
+        max_post: u32,
+        /// null = no guard
+        #[serde(default = "returns")]
+        max_returns: Option<u32>,
+        #[serde(default = "top_prob")]
+        score: Score,
+    },
+    /// first masked position first
+    LeftToRight {},
+}
+fn one() -> u32 {
+    1
+}
+fn eight() -> u32 {
+    8
+}
+fn cells() -> u32 {
+    128
+}
+fn post() -> u32 {
+    16
+}
+fn unit() -> f32 {
+    1.0
+}
+fn tau() -> f32 {
+    0.9
+}
+fn gamma() -> f32 {
+    0.1
+}
+fn tau_quality() -> f32 {
+    0.7
+}
+fn tau_edit() -> Option<f32> {
+    Some(0.5)
+}
+fn returns() -> Option<u32> {
+    Some(1)
+}
+fn top_prob() -> Score {
+    Score::TopProb
+}
+fn entropy() -> Score {
+    Score::Entropy
+}
+
+impl Default for PolicySpec {
+    fn default() -> Self {
+        PolicySpec::Threshold { tau: tau(), score: top_prob() }
+    }
+}
+
+impl PolicySpec {
+    /// LLaDA 2.1, "Quality" (model card): tau_mask 0.7, tau_edit 0.5.
+    pub fn quality() -> PolicySpec {
+        PolicySpec::Edit {
+            tau_mask: tau_quality(),
+            tau_edit: tau_edit(),
+            max_post: post(),
+            max_returns: returns(),
+            score: top_prob(),
+        }
+    }
+    /// LLaDA 2.1, "Speedy" (model card): tau_mask 0.5, tau_edit 0 (edit whenever the argmax differs).
+    pub fn speedy() -> PolicySpec {
+        PolicySpec::Edit {
+            tau_mask: 0.5,
+            tau_edit: Some(0.0),
+            max_post: post(),
+            max_returns: returns(),
+            score: top_prob(),
+        }
+    }
+    /// The name in recipes and URLs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            PolicySpec::Ancestral { .. } => "ancestral",
+            PolicySpec::TopProb { .. } => "top_prob",
+            PolicySpec::Threshold { .. } => "threshold",
+            PolicySpec::Factor { .. } => "factor",
+            PolicySpec::EntropyBound { .. } => "entropy_bound",
+            PolicySpec::Edit { .. } => "edit",
+            PolicySpec::LeftToRight {} => "left_to_right",
+        }
+    }
+
+    /// Refuses parameters out of range.
+    pub fn validate(&self) -> Result<(), PolicyError> {
+        let policy = self.kind();
+        let check = |parameter, value: f64, fits: bool, needed| {
+            if fits { Ok(()) } else { Err(PolicyError::OutOfRange { policy, parameter, value, needed }) }
+        };
+        let probability = |parameter, v: f32| {
+            check(parameter, v as f64, (0.0..=1.0).contains(&v), "a probability from 0 to 1")
+        };
+        let score = |s: Score| match s {
+            Score::Leftmost => Err(PolicyError::Score { policy, score: "leftmost" }),
+            _ => Ok(()),
+        };
+        match *self {
+            PolicySpec::Ancestral { tokens_per_forward, steps, .. } => {
+                check("tokens_per_forward", tokens_per_forward as f64, tokens_per_forward > 0, "at least 1")?;
+                check("steps", steps as f64, steps > 0, "at least 1")
+            }
+            PolicySpec::TopProb { score: s, .. } => score(s),
+            PolicySpec::Threshold { tau, score: s } => {
+                probability("tau", tau)?;
+                score(s)
+            }
+            PolicySpec::Factor { f } => {
+                check("f", f as f64, (0.0..=1000.0).contains(&f), "a number from 0 to 1000")
+            }
+            PolicySpec::EntropyBound { gamma, score: s } => {
+                check("gamma", gamma as f64, gamma.is_finite(), "a finite number of nats")?;
+                score(s)
+            }
+            PolicySpec::Edit { tau_mask, tau_edit, score: s, .. } => {
+                probability("tau_mask", tau_mask)?;
+                probability("tau_edit", tau_edit.unwrap_or(0.0))?;
+                score(s)
+            }
+            PolicySpec::LeftToRight {} => Ok(()),
+        }
+    }
+
+    /// The policy at work.
+    pub fn build(&self) -> Result<Parts, PolicyError> {
+        self.validate()?;
+        let plain = |score, selection| Parts { score, selection, revision: Revision::None };
+        Ok(match *self {
+            PolicySpec::Ancestral { form: AncestralForm::FirstHitting, tokens_per_forward: k, .. } => {
+                plain(Score::Random, Selection::PerForward { k })
+            }
+            PolicySpec::Ancestral { form: AncestralForm::TimeGrid, steps, .. } => {
+                plain(Score::Random, Selection::TimeGrid { cells: steps })
+            }
+            PolicySpec::TopProb { steps_per_block: steps, score } => plain(score, Selection::Quota { steps }),
+            PolicySpec::Threshold { tau, score } => plain(score, Selection::Threshold { tau }),
+            PolicySpec::Factor { f } => plain(Score::TopProb, Selection::Factor { f }),
+            PolicySpec::EntropyBound { gamma, score } => plain(score, Selection::EntropyBound { gamma }),
+            PolicySpec::Edit { tau_mask, tau_edit, max_post, max_returns, score } => Parts {
+                score,
+                selection: Selection::Threshold { tau: tau_mask },
+                revision: tau_edit.map_or(Revision::None, |tau_edit| Revision::Edit {
+                    tau_edit,
+                    max_post,
+                    max_returns,
+                }),
+            },
+            PolicySpec::LeftToRight {} => LEFT_TO_RIGHT,
+        })
+    }
+}

@@ -1,0 +1,177 @@
+//! Fakes that answer forwards: a table of exact conditionals, and nets whose logits are a hash of what a position
+//! may see, with a cache as strict as a real session's.
+
+mod identities;
+mod law;
+
+use super::*;
+use hilda_kernels::{
+    Base,
+    head::RowHead,
+    rng::{Rng, Stream},
+};
+
+/// Statistics of one row from its logits, in f64, with the keyed race of the real head.
+pub fn head(z: &[f32], current: u32, request: &ForwardRequest, pos: u32) -> RowHead {
+    let want = &request.want;
+    let lse_of = |t: f64| {
+        let max = z.iter().fold(f64::NEG_INFINITY, |m, x| m.max(*x as f64 / t));
+        max + z.iter().map(|x| (*x as f64 / t - max).exp()).sum::<f64>().ln()
+    };
+    let lse = lse_of(1.0);
+    let mut order: Vec<u32> = (0..z.len() as u32).collect();
+    order.sort_by(|a, b| z[*b as usize].total_cmp(&z[*a as usize]).then(a.cmp(b)));
+    let (argmax, second) = (order[0], z[order[1] as usize]);
+    let max = z[argmax as usize];
+    let entropy =
+        z.iter().map(|x| *x as f64 - lse).filter(|l| l.is_finite()).map(|l| -l * l.exp()).sum::<f64>();
+    let (candidate, margin, lse_t) = if want.temperature == 0.0 {
+        (argmax, max - second, lse)
+    } else {
+        let rng = Rng::new(want.seed, Stream::Token, request.sequence);
+        let mut keys: Vec<(f32, u32)> = (0..z.len() as u32)
+            .map(|v| (rng.exponential(request.step, pos, v).ln() - z[v as usize] / want.temperature, v))
+            .collect();
+        keys.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        (keys[0].1, keys[1].0 - keys[0].0, lse_of(want.temperature as f64))
+    };
+    RowHead {
+        lse: lse as f32,
+        max,
+        argmax,
+        second,
+        entropy: entropy as f32,
+        current: z[current as usize],
+        candidate,
+        candidate_logit: z[candidate as usize],
+        lse_t: lse_t as f32,
+        margin,
+        top: order
+            .iter()
+            .take(want.top_k)
+            .map(|v| (*v, (z[*v as usize] as f64 - lse).exp() as f32))
+            .collect(),
+    }
+}
+
+/// Rows from a function (position -> logits over the vocabulary, mask already excluded).
+pub fn answer(request: &ForwardRequest, logits: impl Fn(u32) -> Vec<f32>) -> RowStats {
+    let current = |pos: u32| {
+        let at = request.query_positions.iter().position(|q| *q == pos);
+        at.map_or(0, |i| request.ids[i])
+    };
+    let rows = request.want.rows.iter().map(|p| head(&logits(*p), current(*p), request, *p)).collect();
+    RowStats { rows }
+}
+
+/// ln p, minus infinity at zero.
+pub fn logits(p: &[f32]) -> Vec<f32> {
+    p.iter().map(|x| x.ln()).collect()
+}
+
+fn mix(h: u64, x: u64) -> u64 {
+    let mut z = (h ^ x).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// A net whose hidden row at p is a hash of p and of every token p may see; it panics if the decoder asks for what
+/// a session with this cache cannot give.
+pub struct HashNet {
+    pub vocab: u32,
+    pub mask: u32,
+    pub shift: bool,
+    /// scale of the logits: larger = surer
+    pub scale: f32,
+    cache: Vec<u32>,
+    /// hidden row of the last stored position
+    last: Option<(u32, u64)>,
+    /// every request seen
+    pub log: Vec<ForwardRequest>,
+}
+
+impl HashNet {
+    pub fn new(config: &DecodeConfig, scale: f32) -> HashNet {
+        HashNet {
+            vocab: config.vocab,
+            mask: config.mask_id,
+            shift: config.shift,
+            scale,
+            cache: Vec::new(),
+            last: None,
+            log: Vec::new(),
+        }
+    }
+    fn hidden(&self, request: &ForwardRequest, pos: u32) -> u64 {
+        let block = |p: u32| if request.block_size == 0 { 0 } else { p / request.block_size };
+        let sees = |k: u32| match request.rule.base {
+            Base::Bidirectional => true,
+            Base::BlockCausal => block(k) <= block(pos),
+            Base::Causal => k <= pos,
+            _ => unreachable!("decoding uses three rules"),
+        };
+        let cached = self.cache.iter().enumerate().map(|(p, id)| (p as u32, *id));
+        let queries = request.query_positions.iter().copied().zip(request.ids.iter().copied());
+        cached
+            .chain(queries)
+            .filter(|(p, _)| sees(*p))
+            .fold(pos as u64, |h, (p, id)| mix(h, (p as u64) << 32 | id as u64))
+    }
+    pub fn logits_of(&self, hidden: u64) -> Vec<f32> {
+        let rng = Rng::new(hidden, Stream::Test, 0);
+        (0..self.vocab)
+            .map(|v| match v {
+                v if v == self.mask => f32::NEG_INFINITY,
+                v => self.scale * rng.normal(0, 0, v) as f32,
+            })
+            .collect()
+    }
+    pub fn forward(&mut self, request: &ForwardRequest) -> RowStats {
+        if let CacheOp::Truncate { keep } = request.cache {
+            assert!((keep as usize) < self.cache.len(), "truncation must drop something");
+            self.cache.truncate(keep as usize);
+            self.last = None;
+        }
+        let q = &request.query_positions;
+        assert!(!q.is_empty() && q.len() == request.ids.len());
+        assert!(q.windows(2).all(|w| w[0] + 1 == w[1]), "{q:?}");
+        assert_eq!(q[0] as usize, self.cache.len(), "queries continue the cached prefix");
+        let stats = answer(request, |pos| {
+            let row = if self.shift { pos.checked_sub(1).expect("position 0 has no row") } else { pos };
+            let hidden = if q.contains(&row) {
+                self.hidden(request, row)
+            } else {
+                let (at, hidden) = self.last.expect("the row before the block was dropped");
+                assert_eq!(at, row);
+                hidden
+            };
+            self.logits_of(hidden)
+        });
+        if request.cache == CacheOp::Store {
+            let end = *q.last().unwrap();
+            self.last = Some((end, self.hidden(request, end)));
+            self.cache.extend(&request.ids);
+        }
+        self.log.push(request.clone());
+        stats
+    }
+}
+
+/// Decodes with a fresh [`HashNet`].
+pub fn run(config: &DecodeConfig, scale: f32) -> (Decoder, HashNet) {
+    let mut decoder = Decoder::new(config.clone()).unwrap();
+    let mut net = HashNet::new(config, scale);
+    drive(&mut decoder, |r| net.forward(r)).unwrap();
+    (decoder, net)
+}
+
+/// The actions of each forward that took any.
+pub fn actions(decoder: &Decoder) -> Vec<Vec<Action>> {
+    decoder.steps().iter().map(|s| s.actions.clone()).filter(|a| !a.is_empty()).collect()
+}
+
+/// A policy by its JSON.
+pub fn policy(json: serde_json::Value) -> PolicySpec {
+    serde_json::from_value(json).unwrap()
+}

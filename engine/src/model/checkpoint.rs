@@ -1,0 +1,313 @@
+//! Checkpoints in Hugging Face layout: `config.json` (a Llama configuration plus a `hilda` object) and
+//! safetensors with Llama's tensor names in F32, F16, BF16, or int8 rows (`X` I8 with `X.scale` F32 [rows]).
+//!
+//! Everything is read from bytes, so the page and the server share it. Nothing is trusted: shapes, types and
+//! lengths are checked before a value is read.
+
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Layout;
+use crate::config::ModelConfig;
+use crate::decode::Attention;
+
+/// A checkpoint that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    #[error("config.json: {0}")]
+    Config(String),
+    #[error("safetensors: {0}")]
+    Format(String),
+    #[error("tensor {name} is missing")]
+    Missing { name: String },
+    #[error("tensor {name} has shape {got:?}, the configuration asks for {want:?}")]
+    Shape { name: String, got: Vec<usize>, want: Vec<usize> },
+    #[error("tensor {name} has type {got}, which is not read here (F32, F16, BF16, I8 with a scale)")]
+    Dtype { name: String, got: String },
+    #[error("tensor {name} holds a value that is not finite")]
+    NotFinite { name: String },
+    #[error("tokenizer has {tokenizer} tokens, the model {model}")]
+    Vocabulary { tokenizer: usize, model: usize },
+    #[error("{path}: {source}")]
+    Io { path: String, source: std::io::Error },
+}
+
+/// How the model wants to be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serving {
+    pub attention: Attention,
+    /// tokens per block; 0 = the whole sequence
+    pub block_size: usize,
+    /// token n is read from row n - 1
+    pub shift: bool,
+    /// trained on whole-sequence blocks too, so it can fill holes with everything visible
+    #[serde(default)]
+    pub infill: bool,
+    /// trained on corrupted visible tokens, so it can edit
+    #[serde(default)]
+    pub edits: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HildaObject {
+    mask_id: u32,
+    #[serde(default)]
+    forbid: Vec<u32>,
+    #[serde(flatten)]
+    serving: Serving,
+}
+
+/// A model read from disk or from the network.
+#[derive(Clone, Debug)]
+pub struct LoadedModel {
+    pub config: ModelConfig,
+    pub serving: Serving,
+    /// flat parameters in [`Layout`] order
+    pub params: Vec<f32>,
+}
+
+/// `config.json` of a HILDA model.
+pub fn config_json(c: &ModelConfig, serving: Serving) -> String {
+    let hilda = HildaObject { mask_id: c.mask_id, forbid: c.forbid.clone(), serving };
+    let value = json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": c.vocab,
+        "hidden_size": c.width,
+        "intermediate_size": c.mlp,
+        "num_hidden_layers": c.layers,
+        "num_attention_heads": c.heads,
+        "num_key_value_heads": c.kv_heads,
+        "head_dim": c.head_dim,
+        "max_position_embeddings": c.context,
+        "hidden_act": "silu",
+        "rms_norm_eps": c.norm_eps as f64,
+        "rope_theta": c.rope_theta as f64,
+        "attention_bias": false,
+        "mlp_bias": false,
+        "tie_word_embeddings": true,
+        "eos_token_id": c.eos_id,
+        "bos_token_id": c.eos_id,
+        "initializer_range": 0.02,
+        "torch_dtype": "float32",
+        "hilda": serde_json::to_value(hilda).expect("plain data"),
+    });
+    serde_json::to_string_pretty(&value).expect("plain data")
+}
+
+/// Reads `config.json`. Without a `hilda` object the model is a causal one without a mask token of its own.
+pub fn parse_config(text: &str) -> Result<(ModelConfig, Serving), CheckpointError> {
+    let bad = |m: String| CheckpointError::Config(m);
+    let v: Value = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+    let kind = v["model_type"].as_str().unwrap_or("");
+    if kind != "llama" {
+        return Err(bad(format!("model_type \"{kind}\" is not supported yet (llama)")));
+    }
+    for (key, want) in [("attention_bias", false), ("mlp_bias", false), ("tie_word_embeddings", true)] {
+        if v.get(key).and_then(Value::as_bool).unwrap_or(want) != want {
+            return Err(bad(format!("{key} = {} is not supported yet", !want)));
+        }
+    }
+    let get = |key: &str| -> Result<usize, CheckpointError> {
+        v[key].as_u64().map(|x| x as usize).ok_or_else(|| bad(format!("{key} is missing or not a number")))
+    };
+    let (width, heads) = (get("hidden_size")?, get("num_attention_heads")?);
+    let theta = v["rope_parameters"]["rope_theta"].as_f64().or(v["rope_theta"].as_f64()).unwrap_or(10000.0);
+    let eos = match &v["eos_token_id"] {
+        Value::Array(a) => a.first().and_then(Value::as_u64),
+        x => x.as_u64(),
+    };
+    let hilda: Option<HildaObject> = match v.get("hilda") {
+        None | Some(Value::Null) => None,
+        Some(h) => Some(serde_json::from_value(h.clone()).map_err(|e| bad(format!("hilda: {e}")))?),
+    };
+    let config = ModelConfig {
+        vocab: get("vocab_size")?,
+        width,
+        layers: get("num_hidden_layers")?,
+        heads,
+        kv_heads: v["num_key_value_heads"].as_u64().map_or(heads, |x| x as usize),
+        head_dim: v["head_dim"].as_u64().map_or(width / heads.max(1), |x| x as usize),
+        mlp: get("intermediate_size")?,
+        context: get("max_position_embeddings")?,
+        rope_theta: theta as f32,
+        norm_eps: v["rms_norm_eps"].as_f64().unwrap_or(1e-5) as f32,
+        mask_id: hilda.as_ref().map_or(0, |h| h.mask_id),
+        eos_id: eos.unwrap_or(0) as u32,
+        forbid: hilda.as_ref().map_or(vec![], |h| h.forbid.clone()),
+    };
+    config.validate().map_err(|e| bad(e.to_string()))?;
+    if let Some(id) = config.forbid.iter().find(|id| **id as usize >= config.vocab) {
+        return Err(bad(format!("hilda.forbid: id {id} is outside the vocabulary of {}", config.vocab)));
+    }
+    let causal =
+        Serving { attention: Attention::Causal, block_size: 1, shift: true, infill: false, edits: false };
+    Ok((config, hilda.map_or(causal, |h| h.serving)))
+}
+
+/// Reads `config.json` and `model.safetensors` from bytes.
+pub fn load(config: &str, tensors: &[u8]) -> Result<LoadedModel, CheckpointError> {
+    let (config, serving) = parse_config(config)?;
+    let layout = Layout::new(&config);
+    let st = SafeTensors::deserialize(tensors).map_err(|e| CheckpointError::Format(e.to_string()))?;
+    let mut params = vec![0f32; layout.total];
+    for t in layout.named(&config) {
+        read_tensor(&st, &t.name, &t.shape, &mut params[t.at.offset..t.at.offset + t.at.len])?;
+    }
+    Ok(LoadedModel { config, serving, params })
+}
+
+/// One tensor into `out`, converting to f32.
+pub fn read_tensor(
+    st: &SafeTensors,
+    name: &str,
+    shape: &[usize],
+    out: &mut [f32],
+) -> Result<(), CheckpointError> {
+    let view = st.tensor(name).map_err(|_| CheckpointError::Missing { name: name.into() })?;
+    if view.shape() != shape {
+        return Err(CheckpointError::Shape {
+            name: name.into(),
+            got: view.shape().to_vec(),
+            want: shape.to_vec(),
+        });
+    }
+    let data = view.data();
+    match view.dtype() {
+        Dtype::F32 => {
+            for (o, b) in out.iter_mut().zip(data.chunks_exact(4)) {
+                *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            }
+        }
+        Dtype::F16 => {
+            for (o, b) in out.iter_mut().zip(data.chunks_exact(2)) {
+                *o = f16::from_le_bytes([b[0], b[1]]).to_f32();
+            }
+        }
+        Dtype::BF16 => {
+            for (o, b) in out.iter_mut().zip(data.chunks_exact(2)) {
+                *o = bf16::from_le_bytes([b[0], b[1]]).to_f32();
+            }
+        }
+        Dtype::I8 => {
+            let mut scale = vec![0f32; shape[0]];
+            read_tensor(st, &format!("{name}.scale"), &shape[..1], &mut scale)?;
+            let cols = out.len() / shape[0].max(1);
+            for (r, s) in scale.iter().enumerate() {
+                for (o, b) in out[r * cols..][..cols].iter_mut().zip(&data[r * cols..]) {
+                    *o = *b as i8 as f32 * s;
+                }
+            }
+        }
+        other => return Err(CheckpointError::Dtype { name: name.into(), got: format!("{other:?}") }),
+    }
+    if out.iter().any(|x| !x.is_finite()) {
+        return Err(CheckpointError::NotFinite { name: name.into() });
+    }
+    Ok(())
+}
+
+/// Number format of written weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    F32,
+    F16,
+    /// symmetric int8 per row for matrices (scale = max |row| / 127), F32 for vectors
+    Int8,
+}
+
+/// `model.safetensors` from flat parameters.
+pub fn save(config: &ModelConfig, params: &[f32], format: Format) -> Result<Vec<u8>, CheckpointError> {
+    let layout = Layout::new(config);
+    let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = vec![];
+    for t in layout.named(config) {
+        let values = &params[t.at.offset..t.at.offset + t.at.len];
+        match format {
+            Format::Int8 if t.shape.len() == 2 => {
+                let cols = t.shape[1];
+                let (mut bytes, mut scales) = (Vec::with_capacity(values.len()), vec![]);
+                for row in values.chunks_exact(cols) {
+                    let max = row.iter().fold(0f32, |m, x| m.max(x.abs()));
+                    let scale = max / 127.0;
+                    let inv = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+                    bytes.extend(row.iter().map(|x| (x * inv).round().clamp(-127.0, 127.0) as i8 as u8));
+                    scales.extend(scale.to_le_bytes());
+                }
+                tensors.push((format!("{}.scale", t.name), Dtype::F32, vec![t.shape[0]], scales));
+                tensors.push((t.name, Dtype::I8, t.shape, bytes));
+            }
+            Format::F16 => {
+                let bytes = values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
+                tensors.push((t.name, Dtype::F16, t.shape, bytes));
+            }
+            _ => tensors.push((
+                t.name,
+                Dtype::F32,
+                t.shape,
+                values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            )),
+        }
+    }
+    serialize(&tensors)
+}
+
+/// Named byte tensors as one safetensors file.
+pub fn serialize(tensors: &[(String, Dtype, Vec<usize>, Vec<u8>)]) -> Result<Vec<u8>, CheckpointError> {
+    let format = |e: safetensors::SafeTensorError| CheckpointError::Format(e.to_string());
+    let views = tensors
+        .iter()
+        .map(|(n, d, s, b)| Ok((n.clone(), TensorView::new(*d, s.clone(), b).map_err(format)?)))
+        .collect::<Result<Vec<_>, CheckpointError>>()?;
+    safetensors::serialize(views, None).map_err(format)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny() -> ModelConfig {
+        crate::config::ModelSpec { size: Some("tiny".into()), ..Default::default() }
+            .resolve(50, 1, 0, vec![1, 2])
+            .unwrap()
+    }
+    const SERVING: Serving =
+        Serving { attention: Attention::BlockCausal, block_size: 8, shift: true, infill: true, edits: true };
+
+    #[test]
+    fn formats_round_trip() {
+        let c = tiny();
+        let params = Layout::new(&c).init(&c, 3);
+        for (format, tolerance) in [(Format::F32, 0.0), (Format::F16, 1e-4), (Format::Int8, 5e-4)] {
+            let bytes = save(&c, &params, format).unwrap();
+            let m = load(&config_json(&c, SERVING), &bytes).unwrap();
+            assert_eq!((&m.config, m.serving), (&c, SERVING));
+            let worst = m.params.iter().zip(&params).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst <= tolerance, "{format:?}: {worst}");
+        }
+    }
+
+    #[test]
+    fn hostile_files_are_errors() {
+        let c = tiny();
+        let params = Layout::new(&c).init(&c, 3);
+        let json = config_json(&c, SERVING);
+        let good = save(&c, &params, Format::F32).unwrap();
+        for cut in [0, 7, 8, 100, good.len() - 1] {
+            assert!(load(&json, &good[..cut]).is_err(), "cut at {cut}");
+        }
+        let mut huge = good.clone();
+        huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(load(&json, &huge).is_err());
+        assert!(matches!(
+            load(&json.replace("\"vocab_size\": 50", "\"vocab_size\": 51"), &good),
+            Err(CheckpointError::Shape { .. })
+        ));
+        assert!(load("{}", &good).is_err() && load("[", &good).is_err());
+        let mut nan = params.clone();
+        nan[5] = f32::NAN;
+        let bytes = save(&c, &nan, Format::F32).unwrap();
+        assert!(matches!(load(&json, &bytes), Err(CheckpointError::NotFinite { .. })));
+    }
+}
