@@ -3,35 +3,60 @@
 //! The body is compiled once per level and vectorised by the compiler. No fused multiply-add is used, so every
 //! level computes the same bits: sums run over 16 fixed lanes, whatever the register width.
 
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
 /// Lanes of every vectorised sum.
 pub const LANES: usize = 16;
 
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Instruction sets, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub enum Level {
-    V4,
-    V3,
-    Base,
+    /// what every machine of the architecture has
+    Base = 1,
+    /// AVX2
+    V3 = 2,
+    /// AVX-512 F, VL, BW, DQ
+    V4 = 3,
 }
 
-#[cfg(target_arch = "x86_64")]
+/// Level in use; 0 until the machine has been asked.
+static LEVEL: AtomicU8 = AtomicU8::new(0);
+
+/// The level that [`simd!`](crate::simd!) functions run at.
 #[inline]
 pub fn level() -> Level {
-    use std::sync::OnceLock;
-    static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| {
+    match LEVEL.load(Relaxed) {
+        1 => Level::Base,
+        2 => Level::V3,
+        3 => Level::V4,
+        _ => limit(Level::V4),
+    }
+}
+
+/// Uses `most` or the best this machine has, whichever is lower, from now on in the whole process, and returns it.
+/// Results do not depend on it; tests compare levels.
+pub fn limit(most: Level) -> Level {
+    let level = detect().min(most);
+    LEVEL.store(level as u8, Relaxed);
+    level
+}
+
+fn detect() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
         if is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
         {
-            Level::V4
-        } else if is_x86_feature_detected!("avx2") {
-            Level::V3
-        } else {
-            Level::Base
+            return Level::V4;
         }
-    })
+        if is_x86_feature_detected!("avx2") {
+            return Level::V3;
+        }
+    }
+    Level::Base
 }
 
 /// Defines functions whose bodies are compiled for every level and dispatched at run time.

@@ -111,13 +111,15 @@ fn row_statistics(z: &[f32], key: &[u32], row: &mut [f32], job: &HeadJob, k: usi
             best[i] = (x, v as u32);
         }
     }
+    // every id forbidden or no number at all: id 0, whose logit says so
+    let argmax = if best[0].1 == u32::MAX { 0 } else { best[0].1 };
     row[field::LSE] = lse;
     row[field::MAX] = best[0].0;
-    row[field::ARGMAX] = f32::from_bits(best[0].1);
+    row[field::ARGMAX] = f32::from_bits(argmax);
     row[field::SECOND] = best[1].0;
     row[field::ENTROPY] = entropy;
     row[field::CURRENT] = z.get(key[3] as usize).copied().unwrap_or(f32::NEG_INFINITY);
-    let (mut candidate, mut margin, mut lse_t) = (best[0].1, best[0].0 - best[1].0, lse);
+    let (mut candidate, mut margin, mut lse_t) = (argmax, best[0].0 - best[1].0, lse);
     if job.temperature > 0.0 {
         let inv = 1.0 / job.temperature;
         let rng = Rng::new(job.seed, Stream::Token, key[2]);

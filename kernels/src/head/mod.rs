@@ -99,3 +99,6 @@ impl RowHead {
         if temperature == 0.0 { 1.0 } else { (self.candidate_logit / temperature - self.lse_t).exp() }
     }
 }
+
+#[cfg(test)]
+mod tests;
