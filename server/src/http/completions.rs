@@ -18,8 +18,11 @@ use axum::{
 };
 use futures::stream;
 use hilda_engine::{
-    decode::{Attention, DecodeConfig, DecodeError, Decoder, PolicySpec, StepEvent, Stop, Trajectory},
-    model::{Session, checkpoint},
+    decode::{DecodeConfig, DecodeError, Decoder, PolicySpec, StepEvent, Stop, Trajectory},
+    model::{
+        Session,
+        generate::{GenerateError, Request, decode_config},
+    },
 };
 use hilda_kernels::Cpu;
 use serde::Deserialize;
@@ -121,49 +124,24 @@ fn plan(model: &Ready, c: &Completion) -> Result<DecodeConfig, Problem> {
     if c.n.is_some_and(|n| n != 1) {
         return Err(Problem::field("n", "one completion a request"));
     }
-    let ids = model.tokenizer.encode(prompt).map_err(|e| Problem::field("prompt", e.to_string()))?;
-    let context = shape.context as u32;
     let wanted = c.max_tokens.unwrap_or(64);
     if wanted == 0 {
         return Err(Problem::field("max_tokens", "at least 1"));
     }
-    if ids.len() as u32 >= context {
-        return Err(Problem::field(
-            "prompt",
-            format!("{} tokens do not fit the model's context of {context}", ids.len()),
-        ));
-    }
-    let length = (ids.len() as u32).saturating_add(wanted);
-    if length > context {
-        return Err(Problem::field(
-            "max_tokens",
-            format!(
-                "{} prompt tokens and {wanted} new ones exceed the model's context of {context}",
-                ids.len()
-            ),
-        ));
-    }
-    let attention = match model.serving.attention {
-        checkpoint::Attention::Causal => Attention::Causal,
-        checkpoint::Attention::BlockCausal => Attention::BlockCausal,
-        checkpoint::Attention::Bidirectional => Attention::Bidirectional,
+    let request = Request {
+        policy: c.diffusion.policy,
+        temperature: c.temperature.unwrap_or(0.0),
+        seed: c.seed.unwrap_or(0),
+        top_k: c.diffusion.top_k,
+        ..Request::new(prompt.as_str(), wanted as usize)
     };
-    let default = match attention {
-        Attention::Causal => PolicySpec::LeftToRight {},
-        _ if model.serving.edits => PolicySpec::quality(),
-        _ => PolicySpec::default(),
-    };
-    let mut d = DecodeConfig::new(ids, length, shape.vocab as u32, shape.mask_id);
-    d.block_size = c.diffusion.block_size.unwrap_or(model.serving.block_size as u32);
-    d.attention = attention;
-    d.shift = model.serving.shift;
-    d.eos_id = Some(shape.eos_id);
-    d.forbid = shape.forbid.clone();
-    d.policy = c.diffusion.policy.unwrap_or(default);
-    d.temperature = c.temperature.unwrap_or(0.0);
-    d.seed = c.seed.unwrap_or(0);
-    d.top_k = c.diffusion.top_k;
-    d.early_stop = true;
+    let mut d = decode_config(shape, model.serving, &model.tokenizer, &request).map_err(|e| {
+        let field = if matches!(e, GenerateError::TooLong { .. }) { "max_tokens" } else { "prompt" };
+        Problem::field(field, e.to_string())
+    })?;
+    if let Some(block) = c.diffusion.block_size {
+        d.block_size = block;
+    }
     d.rows = c.diffusion.top_k > 0;
     d.validate().map_err(|e| {
         let field = match &e {
