@@ -28,7 +28,8 @@ impl Oracle<'_> {
     }
     fn norm(&self, x: &Tensor, w: At) -> Tensor {
         let c = &self.trunk.config;
-        let s = (x.sqr().unwrap().mean_keepdim(D::Minus1).unwrap() + c.norm_eps as f64).unwrap().sqrt().unwrap();
+        let s =
+            (x.sqr().unwrap().mean_keepdim(D::Minus1).unwrap() + c.norm_eps as f64).unwrap().sqrt().unwrap();
         x.broadcast_div(&s).unwrap().broadcast_mul(&self.tensor(w, &[c.width])).unwrap()
     }
     fn linear(&self, x: &Tensor, w: At, out: usize) -> Tensor {
@@ -99,13 +100,16 @@ impl Oracle<'_> {
             hidden.push(self.norm(&x, l.norm));
         }
         let hidden = Tensor::cat(&hidden, 0).unwrap();
-        let rows = hidden.index_select(&Tensor::new(m.hidden_rows.as_slice(), &Device::Cpu).unwrap(), 0).unwrap();
+        let rows =
+            hidden.index_select(&Tensor::new(m.hidden_rows.as_slice(), &Device::Cpu).unwrap(), 0).unwrap();
         let z = rows.matmul(&embed.t().unwrap()).unwrap();
         let forbid: Vec<f32> =
             (0..c.vocab as u32).map(|v| if c.forbid.contains(&v) { -1e9 } else { 0.0 }).collect();
         let z = z.broadcast_add(&Tensor::from_vec(forbid, (1, c.vocab), &Device::Cpu).unwrap()).unwrap();
         let max = z.max_keepdim(1).unwrap().detach();
-        let lse = (z.broadcast_sub(&max).unwrap().exp().unwrap().sum_keepdim(1).unwrap().log().unwrap() + max).unwrap();
+        let lse = (z.broadcast_sub(&max).unwrap().exp().unwrap().sum_keepdim(1).unwrap().log().unwrap()
+            + max)
+            .unwrap();
         let target: Vec<u32> = m.rows.iter().map(|r| r.target).collect();
         let n = target.len();
         let target = Tensor::from_vec(target, (n, 1), &Device::Cpu).unwrap();
@@ -133,10 +137,14 @@ fn every_objective_matches_candle() {
         "objective = \"block\"\nblock_size = 0\nshift = true".into(),
     ] {
         let config = recipe(&phase);
-        let model = ModelSpec { context: Some(24), ..config.model.clone() }.resolve(37, 1, 0, vec![1, 2]).unwrap();
+        let model =
+            ModelSpec { context: Some(24), ..config.model.clone() }.resolve(37, 1, 0, vec![1, 2]).unwrap();
         let trunk = Trunk::new(model);
-        let params: Vec<f32> =
-            Layout::new(&trunk.config).init(&trunk.config, 5).iter().map(|p| if *p == 1.0 { 0.9 } else { 8.0 * p }).collect();
+        let params: Vec<f32> = Layout::new(&trunk.config)
+            .init(&trunk.config, 5)
+            .iter()
+            .map(|p| if *p == 1.0 { 0.9 } else { 8.0 * p })
+            .collect();
         let data = data(37);
         let rows: Vec<Row> = (0..3).map(|i| data.row(i)).collect();
         let micro = micro_batches(&config, &trunk, &config.phases[0], &rows, 3).remove(0);
@@ -146,7 +154,8 @@ fn every_objective_matches_candle() {
         let (value, _) = learner.accumulate(&micro);
         let got = learner.gradient();
 
-        let var = Var::from_tensor(&Tensor::from_vec(params.clone(), params.len(), &Device::Cpu).unwrap()).unwrap();
+        let var =
+            Var::from_tensor(&Tensor::from_vec(params.clone(), params.len(), &Device::Cpu).unwrap()).unwrap();
         let oracle = Oracle { trunk: &trunk, params: var };
         let want = oracle.value(&micro);
         let grads = want.backward().unwrap();
