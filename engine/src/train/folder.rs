@@ -1,6 +1,6 @@
 //! A run folder: every file is either whole or absent.
 //!
-//! `run.toml, status.json, lock, metrics.jsonl, log.txt, samples/, ckpt/step-N/`. Files that are replaced are
+//! `run.toml, status.json, lock (its holder's process id), metrics.jsonl, log.txt, samples/, ckpt/step-N/`. Files that are replaced are
 //! written beside and renamed; `metrics.jsonl` only grows (a torn last line is cut when training resumes).
 
 use std::fs::{self, File, OpenOptions};
@@ -92,11 +92,9 @@ impl RunFolder {
         let lock_path = path.join("lock");
         let lock =
             io(&lock_path, OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(FolderError::Locked { path: path.into() }),
-            Err(fs::TryLockError::Error(source)) => return Err(FolderError::Io { path: lock_path, source }),
-        }
+        take(&lock, path)?;
+        // who holds it: a server that finds this trainer alive sends its signals there
+        io(&lock_path, lock.set_len(0).and_then(|()| writeln!(&lock, "{}", std::process::id())))?;
         io(path, fs::create_dir_all(path.join("ckpt")))?;
         io(path, fs::create_dir_all(path.join("samples")))?;
         let open = |name: &str| {
@@ -122,6 +120,20 @@ impl RunFolder {
     pub fn log(&mut self, line: &str) -> Result<(), FolderError> {
         io(&self.path.join("log.txt"), writeln!(self.log, "{line}"))
     }
+}
+
+/// Takes the lock. A server looks whether it is held by taking it for an instant, so this tries for a second.
+fn take(lock: &File, path: &Path) -> Result<(), FolderError> {
+    for _ in 0..20 {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(std::time::Duration::from_millis(50)),
+            Err(fs::TryLockError::Error(source)) => {
+                return Err(FolderError::Io { path: path.join("lock"), source });
+            }
+        }
+    }
+    Err(FolderError::Locked { path: path.into() })
 }
 
 fn cut_torn_line(f: &mut File) -> std::io::Result<()> {

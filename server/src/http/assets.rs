@@ -19,6 +19,10 @@ use axum::{
 use sha2::{Digest, Sha256};
 
 use super::{AppState, Problem, guard::content_security_policy};
+use crate::{
+    share::html::escape,
+    storage::shares::{self, Share},
+};
 
 mod embedded {
     include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
@@ -94,6 +98,29 @@ impl Assets {
     /// Whether the page is part of this build.
     pub fn built(&self) -> bool {
         self.built
+    }
+
+    /// `index.html` with the result's title, so that a link to it shows what it is where people paste it.
+    fn shared_page(&self, share: &Share) -> Response {
+        let html = String::from_utf8_lossy(&self.files["index.html"].bytes);
+        let (title, note) = (escape(&share.title), escape(share.note.lines().next().unwrap_or("")));
+        let head = format!(
+            "<title>{title} · HILDA</title><meta name=\"description\" content=\"{note}\">\
+             <meta property=\"og:title\" content=\"{title}\"><meta property=\"og:description\" content=\"{note}\">\
+             <meta property=\"og:type\" content=\"article\"><meta name=\"robots\" content=\"noindex\">"
+        );
+        let page = match (html.find("<title>"), html.find("</title>")) {
+            (Some(from), Some(to)) if from < to => {
+                format!("{}{head}{}", &html[..from], &html[to + "</title>".len()..])
+            }
+            _ => html.into_owned(),
+        };
+        let headers = [
+            (header::CONTENT_TYPE, "text/html; charset=utf-8".to_string()),
+            (header::CACHE_CONTROL, "no-cache".to_string()),
+            (header::CONTENT_SECURITY_POLICY, self.csp.clone()),
+        ];
+        (headers, page).into_response()
     }
 
     fn get(&self, path: &str, method: &Method, headers: &HeaderMap) -> Response {
@@ -198,6 +225,13 @@ pub async fn serve(State(state): State<AppState>, req: Request) -> Response {
     if !matches!(*req.method(), Method::GET | Method::HEAD) {
         let detail = format!("{} is not possible here", req.method());
         return Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).into_response();
+    }
+    if let Some(slug) = path.strip_prefix("/r/") {
+        let (slug, looking) = (slug.to_string(), state.clone());
+        let share = looking.blocking(move |s| Ok(shares::get(&s.data, &slug))).await.ok().flatten();
+        if let Some(share) = share {
+            return state.assets.shared_page(&share);
+        }
     }
     state.assets.get(path, req.method(), req.headers())
 }

@@ -51,6 +51,17 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
+/// Whether the request came with the token, or none is needed. Links to shared results are shown to nobody else:
+/// knowing the link is what gives access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trusted(pub bool);
+
+fn trusted(state: &AppState, headers: &HeaderMap) -> bool {
+    let Some(token) = &state.options.token else { return true };
+    let given = text(headers, header::AUTHORIZATION).and_then(|v| v.strip_prefix("Bearer ")).unwrap_or("");
+    same_secret(given.trim().as_bytes(), token.as_bytes())
+}
+
 /// Refuses a request, or `None`.
 fn refuse(state: &AppState, req: &Request) -> Option<Problem> {
     let headers = req.headers();
@@ -64,8 +75,13 @@ fn refuse(state: &AppState, req: &Request) -> Option<Problem> {
             format!("this server answers to localhost; the request was for \"{host}\" (see --public-url)"),
         ));
     }
+    let no_token = || {
+        let needs =
+            "this needs the header Authorization: Bearer TOKEN; the server printed the token when it started";
+        (!trusted(state, headers)).then(|| Problem::new(StatusCode::UNAUTHORIZED, needs))
+    };
     if matches!(*req.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
-        return None;
+        return if req.uri().path() == "/api/shares" { no_token() } else { None };
     }
     let cross_site = text(headers, HeaderName::from_static("sec-fetch-site")) == Some("cross-site");
     let foreign = text(headers, header::ORIGIN).is_some_and(|origin| {
@@ -79,27 +95,21 @@ fn refuse(state: &AppState, req: &Request) -> Option<Problem> {
             "requests that change something must come from this page",
         ));
     }
-    if let Some(token) = &state.options.token {
-        let given =
-            text(headers, header::AUTHORIZATION).and_then(|v| v.strip_prefix("Bearer ")).unwrap_or("");
-        if !same_secret(given.trim().as_bytes(), token.as_bytes()) {
-            return Some(Problem::new(
-                StatusCode::UNAUTHORIZED,
-                "this needs the header Authorization: Bearer TOKEN; the server printed the token when it started",
-            ));
-        }
-    }
-    None
+    no_token()
 }
 
 /// Checks the request, then gives every answer its safety headers; turns plain refusals of the framework (wrong
 /// method, oversized body) into problem documents.
-pub async fn guard(State(state): State<AppState>, req: Request, next: Next) -> Response {
+pub async fn guard(State(state): State<AppState>, mut req: Request, next: Next) -> Response {
     let api = req.uri().path().starts_with("/api/") || req.uri().path().starts_with("/v1/");
     let method = req.method().clone();
     let mut response = match refuse(&state, &req) {
         Some(p) => p.into_response(),
-        None => next.run(req).await,
+        None => {
+            let trusted = Trusted(trusted(&state, req.headers()));
+            req.extensions_mut().insert(trusted);
+            next.run(req).await
+        }
     };
     let status = response.status();
     let kind = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");

@@ -151,6 +151,7 @@ fn replay_data(t: &Trajectory, pieces: &serde_json::Map<String, Value>) -> Optio
     let config = &t.header.config;
     Some(json!({
         "pieces": pieces, "initial": cells, "frames": frames, "mask": config.mask_id, "eos": config.eos_id,
+        "prompt": config.prompt.len(),
     }))
 }
 
@@ -160,12 +161,17 @@ fn replay(s: &mut String, r: &SharedResult) {
         *s += "<p class=\"soft\">The recorded writing does not replay with this version.</p>";
         return;
     };
+    // a text may begin with the token that ends the one before it
     let eos = t.header.config.eos_id;
+    let prompt = t.header.config.prompt.len();
     let text: String = t
         .footer
         .ids
         .iter()
-        .take_while(|id| Some(**id) != eos)
+        .enumerate()
+        .take_while(|(i, id)| *i < prompt || Some(**id) != eos)
+        .filter(|(_, id)| Some(**id) != eos)
+        .map(|(_, id)| id)
         .filter_map(|id| r.tokenizer_pieces.get(&id.to_string())?.as_str())
         .collect();
     let f = &t.footer;

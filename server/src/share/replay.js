@@ -27,10 +27,10 @@
     at = Math.max(0, Math.min(last, n));
     scrub.value = at;
     const cells = state(at);
-    const end = cells.findIndex(c => c.status !== 'masked' && c.id === data.eos);
+    const end = cells.findIndex((c, i) => i >= data.prompt && c.status !== 'masked' && c.id === data.eos);
     canvas.replaceChildren();
     cells.forEach((c, i) => {
-      if (end >= 0 && i >= end && c.status !== 'masked') return;
+      if (c.status !== 'masked' && (c.id === data.eos || (end >= 0 && i >= end))) return;
       if (c.old !== null) {
         const del = document.createElement('del');
         del.textContent = text(c.old);

@@ -1,107 +1,14 @@
 //! Handlers without a socket: answers, bad input, who may talk to the server.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use axum::{
-    Router,
-    body::{Body, to_bytes},
-    http::{HeaderMap, Request, StatusCode},
-};
-use hilda_server::{
-    http::{AppState, ServeOptions, app},
-    jobs::{JobOptions, Jobs},
-    storage::{DataDir, Index},
-};
+use hilda_server::http::ServeOptions;
 use serde_json::{Value, json};
-use tower::ServiceExt;
 
-use crate::setup::{data_folder, recipe};
-
-struct Site {
-    app: Router,
-    data: tempfile::TempDir,
-}
-
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: String,
-}
-
-impl Reply {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
-    }
-}
-
-impl Site {
-    fn new(options: ServeOptions) -> Site {
-        let folder = data_folder();
-        let data = DataDir::open(folder.path()).unwrap();
-        let index = Arc::new(Index::open(&folder.path().join("hilda.sqlite")).unwrap());
-        let jobs = Jobs::start(
-            data.clone(),
-            index.clone(),
-            JobOptions {
-                trainer: folder.path().join("fake-trainer.sh"),
-                slots: 1,
-                stop_grace: Duration::from_millis(400),
-            },
-        )
-        .unwrap();
-        Site { app: app(AppState::new(data, index, jobs, options)), data: folder }
-    }
-    fn local() -> Site {
-        Site::new(ServeOptions { address: ([127, 0, 0, 1], 8642).into(), public_url: None, token: None })
-    }
-    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Reply {
-        let mut r = Request::builder().method(method).uri(path);
-        if !headers.iter().any(|h| h.0 == "host") {
-            r = r.header("host", "localhost:8642");
-        }
-        for (n, v) in headers {
-            r = r.header(*n, *v);
-        }
-        let answer = self.app.clone().oneshot(r.body(body.into()).unwrap()).await.unwrap();
-        let (parts, body) = answer.into_parts();
-        let body = to_bytes(body, 64 << 20).await.unwrap();
-        Reply {
-            status: parts.status,
-            headers: parts.headers,
-            body: String::from_utf8_lossy(&body).into_owned(),
-        }
-    }
-    async fn get(&self, path: &str) -> Reply {
-        self.send("GET", path, &[], "").await
-    }
-    async fn post(&self, path: &str, body: Value) -> Reply {
-        self.send("POST", path, &[("content-type", "application/json")], body.to_string()).await
-    }
-    async fn wait(&self, id: &str, state: &str) -> Value {
-        for _ in 0..600 {
-            let v = self.get(&format!("/api/runs/{id}")).await.json();
-            if v["state"] == state {
-                return v;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("{id} never became {state}");
-    }
-    async fn launch(&self, toml: &str) -> String {
-        let r = self.post("/api/runs", json!({ "toml": toml })).await;
-        assert_eq!(r.status, 201, "{}", r.body);
-        r.json()["id"].as_str().unwrap().to_string()
-    }
-}
-
-fn assert_problem(r: &Reply, status: u16) -> Value {
-    assert_eq!(r.status.as_u16(), status, "{}", r.body);
-    assert_eq!(r.headers["content-type"], "application/problem+json", "{}", r.body);
-    let v = r.json();
-    assert_eq!(v["status"], status);
-    assert!(!v["detail"].as_str().unwrap().is_empty() && !v["title"].as_str().unwrap().is_empty());
-    v
-}
+use crate::{
+    setup::recipe,
+    site::{Site, assert_problem},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_machine_describes_itself() {
@@ -249,6 +156,16 @@ async fn elsewhere_a_token_guards_what_writes_or_computes() {
         let headers = [kind, ("host", host), ("authorization", right.as_str())];
         let r = s.send("POST", "/api/runs", &headers, body).await;
         assert_eq!(r.status, 201, "{}", r.body);
+        // links are for those who have them
+        let id = r.json()["id"].as_str().unwrap().to_string();
+        s.send("POST", &format!("/api/runs/{id}/share"), &headers, "{}").await;
+        let plain = [("host", host)];
+        assert_problem(&s.send("GET", "/api/shares", &plain, "").await, 401);
+        assert_eq!(s.send("GET", "/api/shares", &headers, "").await.status, 200);
+        for path in ["/api/runs".to_string(), format!("/api/runs/{id}")] {
+            assert!(!s.send("GET", &path, &plain, "").await.body.contains("\"slug\""));
+            assert!(s.send("GET", &path, &headers, "").await.body.contains("\"slug\""));
+        }
     }
 }
 
@@ -291,6 +208,25 @@ async fn a_result_is_shared_read_and_revoked() {
     assert!(result["toml"].as_str().unwrap().contains("corpus = \"words\""));
     assert_eq!(s.get("/api/runs").await.json()[0]["slug"], slug);
     assert_eq!(s.get("/api/shares").await.json()[0]["run"], id.as_str());
+    let page = s.get(&format!("/r/{slug}")).await;
+    assert!(
+        page.body.contains("og:title\" content=\"A &lt;title&gt;\"")
+            && page.body.contains("HILDA is running")
+    );
+    assert!(page.headers["content-security-policy"].to_str().unwrap().contains("wasm-unsafe-eval"));
+    let file = s.get(&format!("/r/{slug}/download")).await;
+    assert_eq!(file.status, 200);
+    assert!(file.headers["content-disposition"].to_str().unwrap().starts_with("attachment"));
+    let html = file.body;
+    assert!(
+        html.contains("<h1>A &lt;title&gt;</h1>") && html.contains("Once</span> &lt;b&gt;upon&lt;/b&gt;")
+    );
+    for part in ["<svg", "ar</td>", "hilda train test.toml", "corpus = &quot;words&quot;", "3.000e10"] {
+        assert!(html.contains(part), "no {part}");
+    }
+    for fetched in ["src=", "href=", "url(", "@import", "http://", "https://"] {
+        assert!(!html.contains(fetched), "the file fetches something: {fetched}");
+    }
     let long = "x".repeat(300);
     let r = s.post(&format!("/api/runs/{id}/share"), json!({ "title": long })).await;
     assert_eq!(assert_problem(&r, 422)["field"], "title");

@@ -3,5 +3,7 @@
 mod client;
 mod fake_trainer;
 mod handlers;
+mod models;
 mod process;
 mod setup;
+mod site;

@@ -8,7 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hilda_engine::data::Registry;
+use hilda_engine::{
+    config::ModelSpec,
+    data::{Registry, bpe},
+    decode::Attention,
+    model::{Layout, Serving, checkpoint},
+};
 use serde_json::{Value, json};
 
 use crate::{client::call, fake_trainer};
@@ -127,4 +132,25 @@ pub fn assert_complete(losses: &[(u64, f64)], steps: u64) {
     for (step, loss) in sorted {
         assert!((loss - fake_trainer::loss(step)).abs() < 1e-12, "step {step}");
     }
+}
+
+/// A run with a checkpoint of a tiny model with random weights: block-causal, blocks of 8, context 48.
+pub fn add_model(data: &Path, id: &str) {
+    let texts: Vec<String> =
+        (0..40).map(|i| format!("Once upon a time there was a cat number {i}.")).collect();
+    let tokenizer = bpe::train(&texts, 300).unwrap();
+    let s = tokenizer.specials();
+    let spec = ModelSpec { size: Some("tiny".into()), context: Some(48), ..Default::default() };
+    let config = spec.resolve(tokenizer.vocab(), s.mask, s.eos, tokenizer.forbid()).unwrap();
+    let serving =
+        Serving { attention: Attention::BlockCausal, block_size: 8, shift: true, infill: true, edits: true };
+    let params = Layout::new(&config).init(&config, 5);
+    let run = data.join("runs").join(id);
+    let folder = run.join("ckpt/step-7");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(run.join("run.toml"), recipe(7, "a model")).unwrap();
+    fs::write(folder.join("config.json"), checkpoint::config_json(&config, serving)).unwrap();
+    fs::write(folder.join("tokenizer.json"), tokenizer.json()).unwrap();
+    let weights = checkpoint::save(&config, &params, checkpoint::Format::F32).unwrap();
+    fs::write(folder.join("model.safetensors"), weights).unwrap();
 }
