@@ -94,14 +94,16 @@ macro_rules! simd {
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let c = x.clamp(-87.3, 88.37);
-    let n = (c * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0;
+    // adding 1.5 2^23 rounds to an integer, which then stands in the lowest bits
+    let shifted = c * std::f32::consts::LOG2_E + 12_582_912.0;
+    let n = shifted - 12_582_912.0;
     let r = (c - n * 0.693_145_75) - n * 1.428_606_8e-6;
     let p = 1.0
         + r * (1.0
             + r * (0.5
                 + r * (0.166_666_66
                     + r * (0.041_666_55 + r * (0.008_333_345 + r * (0.001_393_35 + r * 0.000_198_7))))));
-    let y = f32::from_bits((p.to_bits() as i32).wrapping_add((n as i32) << 23) as u32);
+    let y = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
     if x < -87.3 { 0.0 } else { y }
 }
 

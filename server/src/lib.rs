@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod estimate;
 pub mod http;
+pub mod hub;
 pub mod jobs;
 pub mod models;
 pub mod share;

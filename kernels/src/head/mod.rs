@@ -5,6 +5,7 @@
 
 mod cpu;
 mod loss;
+mod race;
 pub mod reference;
 
 pub use cpu::statistics;

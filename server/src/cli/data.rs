@@ -1,11 +1,16 @@
-//! `hilda data add | list`: corpora that recipes and the launch form name.
+//! `hilda data add | pull | list`: corpora that recipes and the launch form name.
 
 use std::path::PathBuf;
 
 use hilda_engine::data::{AddOptions, DataError, Format, Registry};
 
+use super::progress::{Progress, duration};
 use super::{CliError, bytes_text, open_data};
-use crate::{http::corpus_cards, storage::now};
+use crate::{
+    http::corpus_cards,
+    hub::{self, HubFile},
+    storage::now,
+};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -17,6 +22,8 @@ pub struct Args {
 enum Command {
     /// Register a text or JSON-lines file under a name
     Add(Add),
+    /// Fetch a known corpus from the Hugging Face hub and register it
+    Pull(Pull),
     /// Registered corpora
     List {
         #[arg(long)]
@@ -58,6 +65,24 @@ struct Add {
     json: bool,
 }
 
+#[derive(clap::Args)]
+struct Pull {
+    /// tinystories
+    name: String,
+    /// use at most this many training documents
+    #[arg(long)]
+    limit: Option<usize>,
+}
+
+/// Corpora that can be pulled: name, repository, training file, validation file, what it is.
+const KNOWN: [(&str, &str, &str, &str, &str); 1] = [(
+    "tinystories",
+    "roneneldan/TinyStories",
+    "TinyStoriesV2-GPT4-train.txt",
+    "TinyStoriesV2-GPT4-valid.txt",
+    "Short stories in a small child's words (Eldan & Li 2023), CDLA-Sharing-1.0",
+)];
+
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum FormatName {
     /// documents with a separator between them
@@ -83,6 +108,7 @@ impl From<DataError> for CliError {
 pub fn run(args: Args) -> Result<(), CliError> {
     match args.command {
         Command::Add(a) => add(a),
+        Command::Pull(p) => pull(p),
         Command::List { json } => list(json),
     }
 }
@@ -121,6 +147,50 @@ fn add(a: Add) -> Result<(), CliError> {
             card.duplicates
         );
     }
+    Ok(())
+}
+
+fn pull(p: Pull) -> Result<(), CliError> {
+    let Some((name, repository, train, valid, about)) = KNOWN.into_iter().find(|k| k.0 == p.name) else {
+        let known: Vec<_> = KNOWN.iter().map(|k| k.0).collect();
+        return Err(CliError::BadInput(format!(
+            "no corpus \"{}\" is known here ({}); hilda data add NAME PATH takes any file",
+            p.name,
+            known.join(", ")
+        )));
+    };
+    let data = open_data()?;
+    let folder = data.root().join("downloads").join(name);
+    let mut paths = vec![];
+    for file in [valid, train] {
+        let mut bar = Progress::new("megabyte");
+        let to = folder.join(file);
+        let began = std::time::Instant::now();
+        let mut first = None;
+        hub::download(&HubFile::dataset(repository, file), &to, |have, total| {
+            let start = *first.get_or_insert(have);
+            let speed = (have - start) as f64 / began.elapsed().as_secs_f64().max(1e-3);
+            let left = if total > have && speed > 0.0 {
+                format!("{file}, {} left", duration((total - have) as f64 / speed))
+            } else {
+                file.to_string()
+            };
+            bar.update(have >> 20, total >> 20, &left);
+        })
+        .map_err(|e| CliError::Failure(e.to_string()))?;
+        bar.finish();
+        paths.push(to);
+    }
+    let options = AddOptions {
+        valid: Some(paths[0].clone()),
+        limit: p.limit,
+        about: about.into(),
+        replace: true,
+        time: Some(now()),
+        ..Default::default()
+    };
+    let card = Registry::new(data.root()).add(name, &paths[1], &options)?.card;
+    eprintln!("{}: {} documents, {}", card.name, card.documents, bytes_text(card.bytes));
     Ok(())
 }
 
