@@ -9,7 +9,8 @@
 use std::time::Instant;
 
 use hilda_engine::{
-    config::{EmaPolicy, ModelConfig, Objective, Phase, RunConfig},
+    config::{ConfigError, EmaPolicy, ModelConfig, Objective, Phase, RunConfig},
+    data::{Registry, Tokenizer},
     record::Metric,
 };
 use serde::{Deserialize, Serialize};
@@ -82,40 +83,23 @@ pub fn check_launchable(data: &DataDir, mut config: RunConfig) -> Result<RunConf
             }
         }
     }
-    resolve(data, &config).map_err(|e| config_field(&e))?;
+    resolve(&config).map_err(|e| config_field(&e))?;
     Ok(config)
 }
 
 /// Names of registered corpora.
 pub fn corpus_names(data: &DataDir) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(data.corpora())
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|e| e.path().is_dir())
-        .filter_map(|e| e.file_name().into_string().ok())
-        .filter(|n| crate::storage::valid_id(n))
-        .collect();
-    names.sort();
-    names
+    let (cards, _) = Registry::new(data.root()).list().unwrap_or_default();
+    cards.into_iter().map(|c| c.name).collect()
 }
 
-/// The shape with the vocabulary the run will have; 4096 where only training the tokenizer will tell.
-fn resolve(data: &DataDir, config: &RunConfig) -> Result<ModelConfig, hilda_engine::config::ConfigError> {
-    let of_tokenizer = |p: &std::path::Path| -> Option<usize> {
-        let v: serde_json::Value = serde_json::from_slice(&std::fs::read(p).ok()?).ok()?;
-        let added = v.get("added_tokens")?.as_array()?;
-        let beyond = added.iter().filter_map(|t| t.get("id")?.as_u64()).max().map_or(0, |m| m as usize + 1);
-        let model = v.get("model")?.get("vocab")?;
-        let inside = model.as_object().map(|o| o.len()).or(model.as_array().map(|a| a.len()))?;
-        Some(inside.max(beyond))
-    };
-    let given = config.data.tokenizer.as_ref().and_then(|p| of_tokenizer(p.as_ref()));
-    let registered = || {
-        let name = config.data.corpus.as_ref().filter(|n| crate::storage::valid_id(n))?;
-        of_tokenizer(&data.corpora().join(name).join("tokenizer.json"))
-    };
-    let vocab = given.or(config.data.vocab).or_else(registered).unwrap_or(4096);
+/// Vocabulary of a tokenizer that is trained because the recipe names none (as `data::load` trains it).
+const DEFAULT_VOCAB: usize = 4096;
+
+/// The shape with the vocabulary that the run will have: of the named tokenizer, or of the one to be trained.
+fn resolve(config: &RunConfig) -> Result<ModelConfig, ConfigError> {
+    let given = config.data.tokenizer.as_ref().and_then(|p| Tokenizer::from_file(p).ok()).map(|t| t.vocab());
+    let vocab = given.or(config.data.vocab).unwrap_or(DEFAULT_VOCAB);
     config.model.resolve(vocab, 0, 0, vec![0])
 }
 
@@ -176,7 +160,7 @@ fn measured(data: &DataDir, index: &Index, m: &ModelConfig, phase: &Phase, lengt
     for id in data.run_ids() {
         let Ok(run) = data.run(&id) else { continue };
         let (Ok(config), Ok(job)) = (run.config(), run.job()) else { continue };
-        let Ok(other) = resolve(data, &config) else { continue };
+        let Ok(other) = resolve(&config) else { continue };
         let Ok(last) = index.last_id(&id) else { continue };
         let Ok(rows) = index.rows_after(&id, last - 200, 200) else { continue };
         let mut same = vec![];
@@ -284,7 +268,7 @@ pub fn estimate(data: &DataDir, index: &Index, toml: &str) -> Estimate {
     if let Err((field, message)) = check_launchable(data, config.clone()) {
         out.errors.push(FieldError { field, message });
     }
-    let m = match resolve(data, &config) {
+    let m = match resolve(&config) {
         Ok(m) => m,
         Err(e) => {
             let (field, message) = config_field(&e);
@@ -345,7 +329,9 @@ mod tests {
     fn setup() -> (tempfile::TempDir, DataDir, Index) {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(dir.path()).unwrap();
-        std::fs::create_dir(data.corpora().join("c")).unwrap();
+        let text = dir.path().join("c.txt");
+        std::fs::write(&text, "one\n\ntwo\n\nthree").unwrap();
+        Registry::new(data.root()).add("c", &text, &Default::default()).unwrap();
         let index = Index::open(&dir.path().join("hilda.sqlite")).unwrap();
         (dir, data, index)
     }

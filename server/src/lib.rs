@@ -7,6 +7,8 @@
 pub mod cli;
 pub mod estimate;
 pub mod http;
+pub mod hub;
 pub mod jobs;
+pub mod models;
 pub mod share;
 pub mod storage;

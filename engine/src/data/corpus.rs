@@ -277,7 +277,7 @@ struct Partial(PathBuf);
 
 impl Partial {
     fn new(folder: &Path, name: &str) -> Result<Self, DataError> {
-        let partial = folder.join(format!(".{name}.{}.partial", std::process::id()));
+        let partial = super::cache::partial(&folder.join(name));
         let _ = std::fs::remove_dir_all(&partial);
         std::fs::create_dir(&partial).map_err(DataError::io(&partial))?;
         Ok(Partial(partial))

@@ -74,7 +74,7 @@ struct Source {
 }
 
 enum Kind {
-    Corpus(Corpus),
+    Corpus(Box<Corpus>),
     /// path and SHA-256 of the file's bytes
     Files {
         train: (PathBuf, String),
@@ -89,7 +89,7 @@ impl Source {
             file_hash(&path).map(|hash| (path, hash))
         };
         let kind = match (&spec.corpus, &spec.train) {
-            (Some(name), _) => Kind::Corpus(registry.get(name)?),
+            (Some(name), _) => Kind::Corpus(Box::new(registry.get(name)?)),
             (None, Some(train)) => {
                 Kind::Files { train: file(train)?, valid: spec.valid.as_ref().map(file).transpose()? }
             }

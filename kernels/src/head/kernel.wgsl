@@ -43,7 +43,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = thread / BM;
     let row = group.y * BM + r;
     let key = keys[min(row, p.rows - 1u)];
-    let tail = p.stream << 24u | (key.z & 0xffffffu);
+    let tail = (p.stream << 24u) | (key.z & 0xffffffu);
 
     var top = LOWEST;
     var second = LOWEST;
@@ -81,7 +81,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 for (var half = 0u; half < 2u; half++) {
                     let col = 2u * pair + half;
                     let id = p.first + col0 + col;
-                    if (col0 + col >= end || (forbidden[id / 32u] >> (id % 32u) & 1u) == 1u) {
+                    if (col0 + col >= end || ((forbidden[id / 32u] >> (id % 32u)) & 1u) == 1u) {
                         continue;
                     }
                     let z = logits[col * (BM / 4u) + r / 4u][r % 4u];

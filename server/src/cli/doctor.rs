@@ -27,7 +27,8 @@ pub fn run(args: Args) -> Result<(), CliError> {
     let checks = checks();
     let bad = checks.iter().filter(|c| c.result == "bad").count();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&checks).expect("plain data"));
+        let v = serde_json::json!({ "ok": bad == 0, "checks": checks });
+        println!("{}", serde_json::to_string_pretty(&v).expect("plain data"));
     } else {
         for c in &checks {
             println!("{:<5} {:<14} {}", c.result, c.name, c.detail);

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
+use hilda_engine::model::checkpoint::{self, Format};
+use hilda_engine::train::checkpoint::read_model;
 use serde_json::json;
 
 use super::{CliError, bytes_text, duration_text, open_data};
 use crate::{
     jobs::state_name,
-    storage::{DataDir, RunFolder, date_text},
+    share::{self, publish},
+    storage::{DataDir, Index, RunFolder, date_text, shares},
 };
 
 #[derive(clap::Args)]
@@ -40,6 +43,29 @@ enum Command {
         /// checkpoint to take [default: the newest]
         #[arg(long)]
         step: Option<u64>,
+        /// number format of the weights: f32, f16 or int8 (rows, as the page takes them)
+        #[arg(long, default_value = "f32")]
+        format: String,
+    },
+    /// Write a run's result as a static folder that any host can serve
+    Publish {
+        /// id of the run
+        run: String,
+        /// empty folder, or one that was published into before
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        #[arg(long)]
+        title: Option<String>,
+        #[arg(long, default_value = "")]
+        note: String,
+        /// put the model beside it (int8 rows)
+        #[arg(long)]
+        with_model: bool,
+        /// put the page with its demo model there too, as index.html
+        #[arg(long)]
+        with_page: bool,
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -48,7 +74,29 @@ pub fn run(args: Args) -> Result<(), CliError> {
     match args.command {
         Command::List { json } => list(&data, json),
         Command::Show { run, json } => show(&data.run(&run)?, json),
-        Command::Export { run, out, step } => export(&data.run(&run)?, &out, step),
+        Command::Export { run, out, step, format } => export(&data.run(&run)?, &out, step, &format),
+        Command::Publish { run, out, title, note, with_model, with_page, json } => {
+            let run = data.run(&run)?;
+            // the same link as before, if the run was shared or published already
+            let known = shares::list(&data).into_iter().find(|s| s.run == run.id && title.is_none());
+            let share = match known {
+                Some(s) => s,
+                None => {
+                    let title = title.map_or_else(|| run.config().map(|c| c.name), Ok)?;
+                    shares::create(&data, &run.id, &title, &note)?
+                }
+            };
+            let index = Index::open(&data.root().join("hilda.sqlite"))?;
+            let result = share::build(&index, &run, &share)?;
+            let folder = publish::publish(&out, &result, &run, with_model, with_page)?;
+            let path = format!("r/{}/", share.slug);
+            if json {
+                println!("{}", json!({ "slug": share.slug, "path": path, "folder": folder }));
+            } else {
+                eprintln!("{} is in {}; its address ends in /{path}", share.title, folder.display());
+            }
+            Ok(())
+        }
     }
 }
 
@@ -155,7 +203,13 @@ fn show(run: &RunFolder, as_json: bool) -> Result<(), CliError> {
     Ok(())
 }
 
-fn export(run: &RunFolder, out: &std::path::Path, step: Option<u64>) -> Result<(), CliError> {
+fn export(run: &RunFolder, out: &std::path::Path, step: Option<u64>, format: &str) -> Result<(), CliError> {
+    let format = match format {
+        "f32" => Format::F32,
+        "f16" => Format::F16,
+        "int8" => Format::Int8,
+        other => return Err(CliError::BadInput(format!("--format {other}: f32, f16 or int8"))),
+    };
     let checkpoints = run.checkpoints();
     let step = match step {
         Some(s) if checkpoints.iter().any(|c| c.step == s) => s,
@@ -177,14 +231,33 @@ fn export(run: &RunFolder, out: &std::path::Path, step: Option<u64>) -> Result<(
     if out.exists() {
         return Err(CliError::BadInput(format!("{} exists already; name a new folder", out.display())));
     }
+    let unreadable = |e: &dyn std::fmt::Display| CliError::Failure(format!("{}: {e}", from.display()));
+    let model = read_model(&from).map_err(|e| unreadable(&e))?;
+    let weights = checkpoint::save(&model.config, &model.params, format).map_err(|e| unreadable(&e))?;
     std::fs::create_dir_all(out).map_err(fail)?;
-    let mut copied = vec![];
-    for name in ["config.json", "model.safetensors", "tokenizer.json", "README.md"] {
+    std::fs::write(out.join("model.safetensors"), weights).map_err(fail)?;
+    let mut copied = vec!["model.safetensors"];
+    for name in ["config.json", "tokenizer.json", "README.md"] {
         if from.join(name).is_file() {
             std::fs::copy(from.join(name), out.join(name)).map_err(fail)?;
             copied.push(name);
         }
     }
+    let (config, status) = (run.config()?, run.status()?);
+    let card = json!({
+        "name": config.name, "about": config.about, "step": step,
+        "data": config.data.corpus.clone().or(config.data.train.as_ref().map(|t| {
+            t.rsplit('/').next().unwrap_or_default().to_string()
+        })),
+        "tokens": status.as_ref().map(|s| s.tokens),
+        "likelihood": status.as_ref().and_then(|s| s.headline.clone()),
+        "seconds": status.as_ref().map(|s| s.seconds),
+        "device": status.as_ref().map(|s| s.device.clone()),
+        "recipe_hash": config.hash(), "weights": format!("{format:?}").to_lowercase(),
+    });
+    let text = serde_json::to_string_pretty(&card).expect("plain data");
+    std::fs::write(out.join("card.json"), text + "\n").map_err(fail)?;
+    copied.push("card.json");
     eprintln!("step {step} of {} is in {} ({})", run.id, out.display(), copied.join(", "));
     Ok(())
 }

@@ -4,8 +4,10 @@
 //! `storage::valid_id` or `valid_slug` has seen it.
 
 mod assets;
+mod completions;
 mod events;
 mod guard;
+mod models;
 mod openapi;
 mod problem;
 mod runs;
@@ -26,14 +28,16 @@ use axum::{
     middleware,
     routing::{MethodRouter, delete, get, post},
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use assets::{RECIPES, page_files};
 pub use problem::{Problem, config_field, config_problem};
-pub use system::{VERSION, device, memory};
+pub use runs::objective_text;
+pub use system::{VERSION, corpus_cards, device, memory};
 
 use crate::{
     jobs::Jobs,
+    models::Loaded,
     storage::{DataDir, Index, RunFolder},
 };
 
@@ -72,6 +76,10 @@ pub struct App {
     /// becomes true when the server ends: streams close
     pub closing: watch::Sender<bool>,
     assets: assets::Assets,
+    loaded: Loaded,
+    converted: models::Converted,
+    /// one decoding at a time
+    decoding: Arc<Semaphore>,
     disk: Mutex<HashMap<String, (Instant, u64)>>,
 }
 
@@ -94,6 +102,9 @@ impl AppState {
             options,
             closing: watch::Sender::new(false),
             assets: assets::Assets::load(),
+            loaded: Loaded::default(),
+            converted: models::Converted::default(),
+            decoding: Arc::new(Semaphore::new(1)),
             disk: Mutex::default(),
         }))
     }
@@ -145,10 +156,15 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<AppState>)> {
         ("post", "/api/runs/{id}/stop", post(runs::stop)),
         ("post", "/api/runs/{id}/resume", post(runs::resume)),
         ("post", "/api/runs/{id}/share", post(shared::create)),
+        ("get", "/api/runs/{id}/model/{file}", get(models::file)),
         ("post", "/api/trash/{id}/restore", post(runs::restore)),
         ("get", "/api/shares", get(shared::list)),
         ("delete", "/api/shares/{slug}", delete(shared::revoke)),
         ("get", "/api/r/{slug}", get(shared::show)),
+        ("get", "/r/{slug}/download", get(shared::download)),
+        ("get", "/api/models", get(models::cards)),
+        ("get", "/v1/models", get(models::list)),
+        ("post", "/v1/completions", post(completions::create)),
     ]
 }
 

@@ -119,3 +119,19 @@ pub async fn show(
 ) -> Result<Json<SharedResult>, Problem> {
     state.blocking(move |s| result(s, &slug)).await.map(Json)
 }
+
+/// The result as one file that opens anywhere.
+pub async fn download(State(state): State<AppState>, Path(slug): Path<String>) -> Result<Response, Problem> {
+    let (name, html) = state
+        .blocking(move |s| {
+            let r = result(s, &slug)?;
+            Ok((r.run.name.clone(), share::html::page(&r)))
+        })
+        .await?;
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8".to_string()),
+        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"hilda-{name}.html\"")),
+        (header::CACHE_CONTROL, "no-cache".to_string()),
+    ];
+    Ok((headers, html).into_response())
+}

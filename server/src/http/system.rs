@@ -1,15 +1,15 @@
 //! What the server is and what it offers: health, machine, recipes, corpora.
 
-use axum::{Json, extract::State};
-use hilda_engine::config::RunConfig;
+use axum::{Json, extract::State, http::StatusCode};
+use hilda_engine::{
+    config::RunConfig,
+    data::{DataError, Registry},
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{AppState, Problem, RECIPES};
-use crate::{
-    estimate::corpus_names,
-    storage::{disk_space, folder_bytes},
-};
+use crate::storage::{DataDir, disk_space};
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -87,17 +87,27 @@ pub async fn recipes() -> Json<Vec<Recipe>> {
     Json(all.collect())
 }
 
-pub async fn corpora(State(state): State<AppState>) -> Result<Json<Value>, Problem> {
+/// Cards of the registered corpora. `train_tokens` is what the tokenizer seen last made of the training split,
+/// absent before its first use.
+pub fn corpus_cards(data: &DataDir) -> Result<Vec<Value>, DataError> {
+    let (cards, broken) = Registry::new(data.root()).list()?;
+    broken.iter().for_each(|e| eprintln!("{e}"));
+    Ok(cards
+        .iter()
+        .map(|card| {
+            let mut v = serde_json::to_value(card).expect("plain data");
+            v["tokens_by_tokenizer"] = v["train_tokens"].take();
+            v["train_tokens"] = card.train_tokens.values().max().copied().into();
+            v
+        })
+        .collect())
+}
+
+pub async fn corpora(State(state): State<AppState>) -> Result<Json<Vec<Value>>, Problem> {
     state
         .blocking(|s| {
-            let all: Vec<Value> = corpus_names(&s.data)
-                .into_iter()
-                .map(|name| {
-                    let dir = s.data.corpora().join(&name);
-                    json!({ "name": name, "bytes": folder_bytes(&dir) })
-                })
-                .collect();
-            Ok(Json(all.into()))
+            let internal = |e: DataError| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string());
+            corpus_cards(&s.data).map(Json).map_err(internal)
         })
         .await
 }

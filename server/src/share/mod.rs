@@ -2,8 +2,15 @@
 //!
 //! It is read from the run whenever somebody looks, so a link made while training shows how far training is.
 
+pub mod html;
+pub mod publish;
+mod svg;
+
+use std::collections::BTreeSet;
+
 use hilda_engine::{
     config::RunConfig,
+    data::Tokenizer,
     decode::Trajectory,
     record::{Estimate, Metric, SampleFile, Status},
 };
@@ -138,60 +145,19 @@ pub fn build(index: &Index, run: &RunFolder, share: &Share) -> Result<SharedResu
     })
 }
 
-/// Texts of the token ids that occur in a trajectory, from the newest checkpoint's tokenizer.
+/// Texts of the token ids that a record mentions, from the newest checkpoint's tokenizer.
 fn pieces(run: &RunFolder, trajectory: &Trajectory) -> serde_json::Map<String, Value> {
-    let mut ids = std::collections::BTreeSet::new();
-    collect_ids(&serde_json::to_value(trajectory).unwrap_or(Value::Null), &mut ids);
-    let Some(path) = run.newest_checkpoint().map(|p| p.join("tokenizer.json")) else {
-        return Default::default();
-    };
-    let Some(texts) = std::fs::read(path).ok().and_then(|b| token_texts(&b)) else {
-        return Default::default();
-    };
-    ids.into_iter().filter_map(|id| Some((id.to_string(), Value::String(texts.get(&id)?.clone())))).collect()
-}
-
-/// Every whole number in a value: ids are among them, the rest costs a few entries.
-fn collect_ids(v: &Value, out: &mut std::collections::BTreeSet<u64>) {
-    match v {
-        Value::Number(n) => out.extend(n.as_u64().filter(|n| *n < 1 << 24)),
-        Value::Array(a) => a.iter().for_each(|v| collect_ids(v, out)),
-        Value::Object(o) => o.values().for_each(|v| collect_ids(v, out)),
-        _ => {}
+    let path = run.newest_checkpoint().map(|p| p.join("tokenizer.json"));
+    let Some(tokenizer) = path.and_then(|p| Tokenizer::from_file(p).ok()) else { return Default::default() };
+    let config = &trajectory.header.config;
+    let mut ids: BTreeSet<u32> = config.prompt.iter().copied().collect();
+    ids.extend(config.fixed.iter().map(|f| f.1));
+    ids.extend(&trajectory.footer.ids);
+    for step in &trajectory.steps {
+        ids.extend(step.actions.iter().flat_map(|a| [a.old, a.new]));
+        ids.extend(step.rows.iter().flat_map(|r| r.top.iter().map(|t| t.0).chain([r.candidate, r.current])));
     }
-}
-
-/// Id to text of a byte-level BPE `tokenizer.json`. A piece that is not whole UTF-8 shows the replacement sign.
-pub fn token_texts(tokenizer: &[u8]) -> Option<std::collections::HashMap<u64, String>> {
-    let v: Value = serde_json::from_slice(tokenizer).ok()?;
-    let mut out = std::collections::HashMap::new();
-    for (piece, id) in v.get("model")?.get("vocab")?.as_object()? {
-        let bytes: Option<Vec<u8>> = piece.chars().map(byte_of).collect();
-        let text = match bytes {
-            Some(b) => String::from_utf8_lossy(&b).into_owned(),
-            None => piece.clone(),
-        };
-        out.insert(id.as_u64()?, text);
-    }
-    for t in v.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
-        if let (Some(id), Some(text)) =
-            (t.get("id").and_then(Value::as_u64), t.get("content").and_then(Value::as_str))
-        {
-            out.insert(id, text.into());
-        }
-    }
-    Some(out)
-}
-
-/// The byte that GPT-2's printable alphabet writes as `c`: printable Latin-1 stands for itself, the 68 others follow
-/// from U+0100 on in order.
-fn byte_of(c: char) -> Option<u8> {
-    let printable = |b: u8| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    let n = c as u32;
-    if n < 256 {
-        return printable(n as u8).then_some(n as u8);
-    }
-    (0..=255u8).filter(|b| !printable(*b)).nth((n - 256) as usize)
+    ids.into_iter().map(|id| (id.to_string(), Value::String(tokenizer.piece(id)))).collect()
 }
 
 #[cfg(test)]
@@ -210,16 +176,5 @@ mod tests {
         assert!((mean - 1.5).abs() < 0.01);
         assert_eq!(thin(&points[..10], 1000).len(), 10);
         assert!(thin(&[], 1000).is_empty());
-    }
-
-    #[test]
-    fn byte_level_pieces_become_text() {
-        let json = r#"{"model":{"vocab":{"Ġthe":5,"Ċ":6,"Ã©":7,"Ã":8}},
-            "added_tokens":[{"id":9,"content":"<mask>"}]}"#;
-        let t = token_texts(json.as_bytes()).unwrap();
-        assert_eq!((t[&5].as_str(), t[&6].as_str(), t[&7].as_str()), (" the", "\n", "é"));
-        assert_eq!((t[&8].as_str(), t[&9].as_str()), ("\u{fffd}", "<mask>"));
-        assert_eq!(byte_of('\u{0143}'), Some(0xad));
-        assert_eq!(byte_of('\u{0144}'), None);
     }
 }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hilda_engine::data::Registry;
 use serde_json::{Value, json};
 
 use crate::{client::call, fake_trainer};
@@ -25,7 +26,9 @@ pub fn recipe(steps: u64, about: &str) -> String {
 /// A data folder with one corpus, and the stand-in trainer's script.
 pub fn data_folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    fs::create_dir_all(dir.path().join("corpora/words")).unwrap();
+    let text = dir.path().join("words.txt");
+    fs::write(&text, "one two\n\nthree four\n\nfive six").unwrap();
+    Registry::new(dir.path()).add("words", &text, &Default::default()).unwrap();
     fake_trainer::script(dir.path());
     dir
 }
