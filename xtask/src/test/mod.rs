@@ -247,10 +247,13 @@ fn browser(state: &mut State) -> Result<Outcome> {
         let chosen = std::env::var_os("CHROMIUM").map(PathBuf::from);
         chosen.or_else(|| names.iter().find_map(|name| shell::which(name)))
     };
-    if find().is_none()
-        && let Some(skipped) = install(&["chromium"])?
-    {
-        return Ok(skipped);
+    if find().is_none() {
+        let hint = "Chromium is missing; CHROMIUM=/path names one that is installed elsewhere";
+        match install(&["chromium"]).map_err(|error| format!("{hint}: {error}"))? {
+            Some(Outcome::Skipped(why)) => return Ok(Outcome::Skipped(format!("{hint}: {why}"))),
+            Some(outcome) => return Ok(outcome),
+            None => {}
+        }
     }
     let Some(chromium) = find() else {
         return Ok(Outcome::Skipped(format!("none of {} on PATH, and no CHROMIUM=/path", names.join(", "))));
