@@ -50,6 +50,33 @@ pub fn philox(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     c
 }
 
+/// High and low words of the products m x[i].
+#[inline(always)]
+fn multiply<const N: usize>(m: u32, x: &[u32; N]) -> ([u32; N], [u32; N]) {
+    let (mut high, mut low) = ([0; N], [0; N]);
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    {
+        // the compiler does not find the widening multiplication by itself
+        use core::arch::wasm32::*;
+        const { assert!(N % 4 == 0) };
+        for i in (0..N).step_by(4) {
+            let (v, w) = (u32x4(x[i], x[i + 1], x[i + 2], x[i + 3]), u32x4_splat(m));
+            let (a, b) = (u64x2_extmul_low_u32x4(v, w), u64x2_extmul_high_u32x4(v, w));
+            // SAFETY: four words from i on, inside both arrays.
+            unsafe {
+                v128_store(low[i..i + 4].as_mut_ptr() as *mut v128, u32x4_shuffle::<0, 2, 4, 6>(a, b));
+                v128_store(high[i..i + 4].as_mut_ptr() as *mut v128, u32x4_shuffle::<1, 3, 5, 7>(a, b));
+            }
+        }
+    }
+    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+    for i in 0..N {
+        let p = m as u64 * x[i] as u64;
+        (high[i], low[i]) = ((p >> 32) as u32, p as u32);
+    }
+    (high, low)
+}
+
 /// A keyed source: fixed seed, stream and sequence; position, step and lane vary per draw.
 #[derive(Clone, Copy, Debug)]
 pub struct Rng {
@@ -81,10 +108,10 @@ impl Rng {
             c[0][i] = first / 2 + i as u32;
         }
         for _ in 0..10 {
+            let ((h0, l0), (h1, l1)) = (multiply(M0 as u32, &c[0]), multiply(M1 as u32, &c[2]));
             for i in 0..N {
-                let (p0, p1) = (M0 * c[0][i] as u64, M1 * c[2][i] as u64);
-                let (a, b) = ((p1 >> 32) as u32 ^ c[1][i] ^ k0, (p0 >> 32) as u32 ^ c[3][i] ^ k1);
-                (c[0][i], c[1][i], c[2][i], c[3][i]) = (a, p1 as u32, b, p0 as u32);
+                let (a, b) = (h1[i] ^ c[1][i] ^ k0, h0[i] ^ c[3][i] ^ k1);
+                (c[0][i], c[1][i], c[2][i], c[3][i]) = (a, l1[i], b, l0[i]);
             }
             (k0, k1) = (k0.wrapping_add(W0), k1.wrapping_add(W1));
         }

@@ -29,19 +29,34 @@ simd! {
         for (block, z) in z.chunks(LANES).enumerate() {
             let at = (block * LANES) as u32;
             let [h0, l0, h1, l1] = rng.bits_block::<N>(step, position, at);
-            let mut x = [f32::NEG_INFINITY; LANES];
-            x[..z.len()].copy_from_slice(z);
-            let mut bound = [0f32; LANES];
-            for i in 0..N {
-                bound[2 * i] = bound_of(race_uniform(h0[i], l0[i])) - x[2 * i] * inv;
-                bound[2 * i + 1] = bound_of(race_uniform(h1[i], l1[i])) - x[2 * i + 1] * inv;
+            let (mut even, mut odd) = ([f32::NEG_INFINITY; N], [f32::NEG_INFINITY; N]);
+            for (i, pair) in z.chunks(2).enumerate() {
+                even[i] = pair[0];
+                odd[i] = pair.get(1).copied().unwrap_or(f32::NEG_INFINITY);
             }
-            for (i, bound) in bound.iter().enumerate() {
-                if *bound >= best.second || x[i] == f32::NEG_INFINITY {
+            let (mut b0, mut b1, mut least) = ([0f32; N], [0f32; N], [0f32; N]);
+            for i in 0..N {
+                b0[i] = bound_of(race_uniform(h0[i], l0[i])) - even[i] * inv;
+                b1[i] = bound_of(race_uniform(h1[i], l1[i])) - odd[i] * inv;
+                least[i] = if b0[i] < b1[i] { b0[i] } else { b1[i] };
+            }
+            // (a bound that is no number belongs to a logit that is none: it never wins)
+            let mut beaten = true;
+            for b in least {
+                beaten &= b >= best.second;
+            }
+            if beaten {
+                continue;
+            }
+            for i in 0..LANES {
+                let (bound, x, hi, lo) = match i % 2 {
+                    0 => (b0[i / 2], even[i / 2], h0[i / 2], l0[i / 2]),
+                    _ => (b1[i / 2], odd[i / 2], h1[i / 2], l1[i / 2]),
+                };
+                if bound >= best.second || x == f32::NEG_INFINITY {
                     continue;
                 }
-                let (hi, lo) = if i % 2 == 0 { (h0[i / 2], l0[i / 2]) } else { (h1[i / 2], l1[i / 2]) };
-                let key = race_exponential(hi, lo).ln() - x[i] * inv;
+                let key = race_exponential(hi, lo).ln() - x * inv;
                 if key < best.first {
                     best = Race { winner: Some(at + i as u32), first: key, second: best.first };
                 } else if key < best.second {
