@@ -123,18 +123,8 @@ fn training_learns_and_its_model_samples_and_is_measured() {
 
     let model = checkpoint.to_str().unwrap();
     let sample = |seed: &str| {
-        let args = [
-            "sample",
-            "--model",
-            model,
-            "--prompt",
-            "Once upon a time",
-            "--temperature",
-            "1",
-            "--seed",
-            seed,
-            "--json",
-        ];
+        let mut args = vec!["sample", "--model", model, "--prompt", "Once upon a time", "--length", "24"];
+        args.extend(["--temperature", "1", "--seed", seed, "--json"]);
         let ended = program::run(&hilda, folder.path(), &args);
         assert_eq!(ended.code, 0, "{ended:#?}");
         ended.json()
