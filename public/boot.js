@@ -1,5 +1,7 @@
-// Runs before the first paint: the theme that the visitor chose. Says so when the page cannot start.
+// Runs before the first paint: the theme that the visitor chose, and where the worker's script is (its name is hashed
+// when the page is built). Says so when the page cannot start.
 (() => {
+  document.documentElement.dataset.worker = new URL("./worker.js", document.currentScript.src).href;
   try {
     const theme = localStorage.getItem("hilda-theme");
     if (theme) document.documentElement.dataset.theme = theme;

@@ -1,9 +1,3 @@
-// Starts the page's WebAssembly module in a Web Worker. The interface passes the hashed addresses of its own files.
-const { searchParams } = new URL(self.location.href);
-const local = (name) => {
-  const url = new URL(searchParams.get(name), self.location.href);
-  if (url.origin !== self.location.origin) throw new Error(`${name} must come from this site`);
-  return url.href;
-};
-const module = await import(local("js"));
-await module.default({ module_or_path: local("wasm") });
+// Starts the page's WebAssembly module in a Web Worker (the module sees that it is not in a window).
+import init from "./hilda-app.js";
+await init({ module_or_path: new URL("./hilda-app_bg.wasm", import.meta.url) });

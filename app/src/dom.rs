@@ -92,3 +92,8 @@ pub fn message(error: &JsValue) -> String {
         None => error.as_string().unwrap_or_else(|| format!("{error:?}")),
     }
 }
+
+/// A seed that nobody chose. The only randomness that does not follow from a seed: it makes one.
+pub fn fresh_seed() -> u64 {
+    (js_sys::Math::random() * 1e6) as u64
+}

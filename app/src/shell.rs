@@ -6,7 +6,7 @@ use leptos_router::hooks::use_location;
 use leptos_router::path;
 
 use crate::dashboard::{Compare, Launch, Models, Run, Runs};
-use crate::playground::Playground;
+use crate::playground::{Playground, Session};
 use crate::shared_page::SharedPage;
 use crate::{dom, theme};
 
@@ -29,6 +29,7 @@ pub fn App() -> impl IntoView {
     dom::remove("boot");
     let pill = DevicePill(RwSignal::new(String::new()));
     provide_context(pill);
+    provide_context(Session::new(pill));
     view! {
         <Router base=dom::base_path()>
             <a class="skip" href="#main">"Skip to content"</a>

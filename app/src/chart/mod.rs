@@ -1,11 +1,20 @@
 //! Line charts in SVG, without a library: raw faint and smoothed strong, three x axes, logarithmic axes, a crosshair
 //! shared by all charts of a page, zoom by dragging, a table behind every chart, CSV, PNG and link export.
 //!
-//! `scale`, `series`, `scene`, `state` and `format` are plain functions tested natively; `view` and `export` put
-//! them on the page.
+//! `scale`, `series`, `scene`, `state` and `format` are plain functions tested natively; `view`, `controls` and
+//! `export` put them on the page.
 
+mod controls;
+mod export;
 pub mod format;
-pub mod scale;
-pub mod scene;
-pub mod series;
-pub mod state;
+mod scale;
+mod scene;
+mod series;
+mod spark;
+mod state;
+mod view;
+
+pub use controls::{ChartControls, ChartGroup};
+pub use series::{Look, Point, Series};
+pub use spark::Spark;
+pub use view::LineChart;

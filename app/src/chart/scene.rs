@@ -56,6 +56,9 @@ const LEFT: f64 = 52.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 38.0;
+/// Above and below the plot in a picture: the title, one line of the legend.
+const HEAD: f64 = 30.0;
+const LEGEND: f64 = 18.0;
 
 impl Scene {
     /// Lays out `series` under `settings`. Any input is drawable, also none.
@@ -178,21 +181,24 @@ impl Scene {
         out
     }
 
+    /// Width and height of [`Scene::document`] with `series` legend lines, CSS pixels.
+    pub fn document_size(&self, series: usize) -> (f64, f64) {
+        (self.settings.width, HEAD + self.settings.height + 8.0 + LEGEND * series as f64)
+    }
+
     /// A complete picture with title and legend, colours written out; sized in CSS pixels.
     pub fn document(&self, title: &str, y_title: &str, series: &[Series], colours: &Colours) -> String {
-        let (w, h) = (self.settings.width, self.settings.height);
-        let legend_rows = series.len() as f64;
-        let (head, foot) = (30.0, 8.0 + 18.0 * legend_rows);
-        let total = head + h + foot;
+        let h = self.settings.height;
+        let (w, total) = self.document_size(series.len());
         let mut out = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{total}\" viewBox=\"0 0 {w} {total}\" font-family=\"system-ui, sans-serif\"><rect width=\"100%\" height=\"100%\" fill=\"{}\"/><text x=\"12\" y=\"20\" font-size=\"14\" font-weight=\"600\" fill=\"{}\">{}</text><g transform=\"translate(0 {head})\">{}</g>",
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{total}\" viewBox=\"0 0 {w} {total}\" font-family=\"system-ui, sans-serif\"><rect width=\"100%\" height=\"100%\" fill=\"{}\"/><text x=\"12\" y=\"20\" font-size=\"14\" font-weight=\"600\" fill=\"{}\">{}</text><g transform=\"translate(0 {HEAD})\">{}</g>",
             escape(&colours.paper),
             escape(&colours.ink),
             escape(title),
             self.body(y_title, Some(colours)),
         );
         for (i, s) in series.iter().enumerate() {
-            let y = head + h + 12.0 + 18.0 * i as f64;
+            let y = HEAD + h + 12.0 + LEGEND * i as f64;
             let _ = write!(
                 out,
                 "<path {} d=\"M12 {y}h34\"/><text x=\"54\" y=\"{}\" font-size=\"12\" fill=\"{}\">{}</text>",

@@ -1,10 +1,23 @@
 //! Pages about training: the table of runs, one run, launching, comparing, models.
 
 mod compare;
+mod config_view;
+mod curves;
+pub mod data;
+pub mod define;
+mod files;
 mod launch;
+mod live;
+mod log_view;
+mod metrics;
 mod models;
+mod recipe_text;
 mod run;
 mod runs;
+pub mod samples;
+mod seeds;
+pub mod ui;
+mod verdict;
 
 pub use compare::Compare;
 pub use launch::Launch;

@@ -1,4 +1,350 @@
-//! The worker's side.
+//! The worker's side: loads models, decodes, and answers [`Ask`]s. Between two forwards it returns to the event loop,
+//! so that a stop is heard.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use hilda_engine::data::Tokenizer;
+use hilda_engine::decode::trajectory::Provenance;
+use hilda_engine::decode::{Attention, DecodeConfig, Decoder, StepKind};
+use hilda_engine::model::{self, checkpoint};
+use sha2::{Digest, Sha256};
+use wasm_bindgen::JsCast;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{DedicatedWorkerGlobalScope, MessageEvent};
+
+use super::device::Device;
+use super::fetch::fetch;
+use super::prompt::encode;
+use super::{Ask, Backend, Change, ModelInfo, Request, Source, Tell, Timing};
+use crate::dom::message;
+
+/// Alternatives kept for every position and step.
+const TOP_K: usize = 8;
+/// Files of a model, in the order they are fetched.
+const FILES: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
+
+struct Loaded {
+    device: Device,
+    tokenizer: Tokenizer,
+    model: hilda_engine::config::ModelConfig,
+    serving: model::Serving,
+    provenance: Provenance,
+}
+
+struct Job {
+    number: u32,
+    decoder: Decoder,
+    timing: Timing,
+}
+
+#[derive(Default)]
+struct Host {
+    loaded: RefCell<Option<Loaded>>,
+    job: RefCell<Option<Job>>,
+    /// asks not yet served, with the files that came along
+    waiting: RefCell<VecDeque<(Ask, Vec<web_sys::File>)>>,
+    busy: Cell<bool>,
+    stop: Cell<bool>,
+}
+
+fn scope() -> DedicatedWorkerGlobalScope {
+    js_sys::global().unchecked_into()
+}
+
+fn tell(tell: &Tell) {
+    // every `Tell` can be written as JSON: its maps have text keys
+    if let Ok(text) = serde_json::to_string(tell) {
+        drop(scope().post_message(&JsValue::from_str(&text)));
+    }
+}
+
+fn now() -> f64 {
+    scope().performance().map(|p| p.now()).unwrap_or_default()
+}
 
 /// Serves messages until the page closes.
-pub fn start() {}
+pub fn start() {
+    let host = Rc::new(Host::default());
+    let listener = Closure::<dyn FnMut(MessageEvent)>::new(move |event: MessageEvent| {
+        let data = event.data();
+        let (text, files) = match data.dyn_ref::<js_sys::Array>() {
+            Some(array) => {
+                let files = array.iter().skip(1).filter_map(|f| f.dyn_into::<web_sys::File>().ok()).collect();
+                (array.get(0).as_string(), files)
+            }
+            None => (data.as_string(), Vec::new()),
+        };
+        // only the page's own interface can post here, and it writes what it reads
+        let Some(ask) = text.and_then(|t| serde_json::from_str::<Ask>(&t).ok()) else { return };
+        host.clone().hear(ask, files);
+    });
+    scope().set_onmessage(Some(listener.as_ref().unchecked_ref()));
+    listener.forget();
+    tell(&Tell::Hello);
+}
+
+impl Host {
+    fn hear(self: Rc<Self>, ask: Ask, files: Vec<web_sys::File>) {
+        // whatever comes next, the job at work is in its way
+        self.stop.set(true);
+        if ask == Ask::Stop {
+            return;
+        }
+        self.waiting.borrow_mut().push_back((ask, files));
+        if !self.busy.replace(true) {
+            wasm_bindgen_futures::spawn_local(async move {
+                loop {
+                    let next = self.waiting.borrow_mut().pop_front();
+                    let Some((ask, files)) = next else { break };
+                    self.serve(ask, files).await;
+                }
+                self.busy.set(false);
+            });
+        }
+    }
+
+    async fn serve(&self, ask: Ask, files: Vec<web_sys::File>) {
+        match ask {
+            Ask::Load { source, backend } => match self.load(source, backend, files).await {
+                Ok(info) => tell(&Tell::Ready(Box::new(info))),
+                Err(message) => tell(&Tell::NoModel { message }),
+            },
+            Ask::Decode { job, request } => {
+                match self.begin(job, &request) {
+                    Ok(()) => self.run().await,
+                    Err(message) => tell(&Tell::Failed { job, message }),
+                };
+            }
+            Ask::Change { job, changes } => match self.change(job, changes) {
+                Ok(()) => self.run().await,
+                Err(message) => tell(&Tell::Failed { job, message }),
+            },
+            Ask::Stop => {}
+        }
+    }
+
+    async fn load(
+        &self,
+        source: Source,
+        backend: Backend,
+        files: Vec<web_sys::File>,
+    ) -> Result<ModelInfo, String> {
+        // the old model's memory is given back before the new one takes its own
+        self.job.take();
+        self.loaded.take();
+        let (name, contents, cached) = match source {
+            Source::Url { base, name } => {
+                let (contents, cached) = download(&base).await?;
+                (name, contents, cached)
+            }
+            Source::Files { name } => (name, read_files(&files).await?, true),
+        };
+        let [config, tokenizer, weights] = &contents;
+        tell(&Tell::Progress { what: "Reading the weights".into(), loaded: 0, total: None });
+        pause().await;
+        let text = std::str::from_utf8(config).map_err(|_| "config.json is not text".to_string())?;
+        let tokenizer = Tokenizer::from_bytes(tokenizer).map_err(|e| e.to_string())?;
+        let model = checkpoint::load(text, weights).map_err(|e| e.to_string())?;
+        if tokenizer.vocab() > model.config.vocab {
+            return Err(format!(
+                "tokenizer.json has {} tokens, the model {}: they do not belong together",
+                tokenizer.vocab(),
+                model.config.vocab
+            ));
+        }
+        let model_hash = hex::encode(Sha256::digest(weights));
+        let opened = Device::open(&model, backend).await.map_err(|e| e.to_string())?;
+        let provenance = Provenance {
+            model: name.clone(),
+            model_hash: model_hash.clone(),
+            tokenizer_hash: tokenizer.hash().to_string(),
+            backend: opened.backend.into(),
+            dtype: "f32".into(),
+        };
+        let info = ModelInfo {
+            name,
+            parameters: model.config.parameters() as u64,
+            context: model.config.context as u32,
+            vocab: model.config.vocab as u32,
+            eos_id: model.config.eos_id,
+            serving: model.serving,
+            device: opened.name,
+            device_note: opened.note,
+            model_hash,
+            tokenizer_hash: tokenizer.hash().to_string(),
+            pieces: tokenizer.pieces(),
+            bytes: contents.iter().map(|c| c.len() as u64).sum(),
+            cached,
+        };
+        let (config, serving) = (model.config, model.serving);
+        let loaded = Loaded { device: opened.device, tokenizer, model: config, serving, provenance };
+        self.loaded.replace(Some(loaded));
+        Ok(info)
+    }
+
+    fn begin(&self, number: u32, request: &Request) -> Result<(), String> {
+        let loaded = self.loaded.borrow();
+        let loaded = loaded.as_ref().ok_or("no model is loaded")?;
+        let config = configure(loaded, request)?;
+        let mut decoder = Decoder::new(config).map_err(|e| e.to_string())?;
+        decoder.set_provenance(loaded.provenance.clone());
+        tell(&Tell::Begin { job: number, config: Box::new(decoder.config().clone()) });
+        self.job.replace(Some(Job { number, decoder, timing: Timing::default() }));
+        Ok(())
+    }
+
+    fn change(&self, number: u32, changes: Vec<Change>) -> Result<(), String> {
+        let mut job = self.job.borrow_mut();
+        let job = job.as_mut().filter(|j| j.number == number).ok_or("that text is no longer open")?;
+        for change in changes {
+            let record = match change {
+                Change::Fix { pos, token } => job.decoder.fix(pos, token),
+                Change::Unfix { pos } => job.decoder.unfix(pos),
+                Change::Reopen { positions } => job.decoder.reopen(&positions),
+            };
+            let record = Box::new(record.map_err(|e| e.to_string())?);
+            tell(&Tell::Step { job: number, record, timing: job.timing });
+        }
+        Ok(())
+    }
+
+    /// Forward after forward until the text is final or the visitor stops it.
+    async fn run(&self) {
+        let (Some(mut loaded), Some(mut job)) = (self.loaded.take(), self.job.take()) else { return };
+        self.stop.set(!self.waiting.borrow().is_empty());
+        let number = job.number;
+        let ended = loop {
+            if self.stop.get() {
+                break Ok(true);
+            }
+            let Some(request) = job.decoder.next() else { break Ok(false) };
+            let start = now();
+            let stats = match loaded.device.answer(&request).await {
+                Ok(stats) => stats,
+                Err(error) => break Err(error.to_string()),
+            };
+            match job.decoder.apply(stats) {
+                Ok(event) => {
+                    let ledger = job.decoder.ledger();
+                    job.timing.seconds += (now() - start) / 1000.0;
+                    job.timing.forwards = ledger.forwards;
+                    job.timing.tokens = ledger.commits;
+                    if event.record.kind != StepKind::Prefill {
+                        let record = Box::new(event.record);
+                        tell(&Tell::Step { job: number, record, timing: job.timing });
+                    }
+                }
+                Err(error) => break Err(error.to_string()),
+            }
+            pause().await;
+        };
+        match ended {
+            Ok(stopped) => {
+                let mut trajectory = job.decoder.trajectory();
+                for step in &mut trajectory.steps {
+                    step.rows.clear();
+                }
+                trajectory.footer.seconds = Some(job.timing.seconds);
+                let (timing, trajectory) = (job.timing, Box::new(trajectory));
+                tell(&Tell::Done { job: number, stopped, timing, trajectory });
+            }
+            Err(message) => tell(&Tell::Failed { job: number, message }),
+        }
+        self.loaded.replace(Some(loaded));
+        self.job.replace(Some(job));
+    }
+}
+
+/// The decoder's input for a request.
+fn configure(loaded: &Loaded, request: &Request) -> Result<DecodeConfig, String> {
+    let encoded = encode(&request.prompt, &loaded.tokenizer).map_err(|e| e.to_string())?;
+    let (model, serving) = (&loaded.model, loaded.serving);
+    let context = model.context as u32;
+    if encoded.length > context {
+        return Err(format!("the prompt has {} tokens, the model reads {context}", encoded.length));
+    }
+    // text after a hole ends the story where the visitor ended it
+    let length = if encoded.fixed.is_empty() { request.length.min(context) } else { encoded.length };
+    let length = length.max(encoded.length);
+    if encoded.fixed.is_empty() && encoded.length >= length {
+        return Err(format!("the prompt fills all {length} tokens: choose a greater length"));
+    }
+    let mut prompt = encoded.prompt;
+    let mut fixed = encoded.fixed;
+    let mut length = length;
+    if prompt.is_empty() && serving.shift {
+        // with the logit shift the first token needs one before it; a document's end precedes its beginning
+        prompt.push(model.eos_id);
+        fixed.iter_mut().for_each(|f| f.0 += 1);
+        length = (length + 1).min(context);
+    }
+    let attention = match serving.attention {
+        model::Attention::Causal => Attention::Causal,
+        _ if request.whole => Attention::Bidirectional,
+        model::Attention::BlockCausal => Attention::BlockCausal,
+        model::Attention::Bidirectional => Attention::Bidirectional,
+    };
+    let block_size = if request.whole { 0 } else { serving.block_size as u32 };
+    Ok(DecodeConfig {
+        fixed,
+        block_size,
+        attention,
+        shift: serving.shift,
+        eos_id: Some(model.eos_id),
+        forbid: model.forbid.clone(),
+        policy: request.policy,
+        temperature: request.temperature,
+        seed: request.seed,
+        top_k: TOP_K,
+        early_stop: true,
+        ..DecodeConfig::new(prompt, length, model.vocab as u32, model.mask_id)
+    })
+}
+
+/// The three files below `base`, and whether all were kept from an earlier visit.
+async fn download(base: &str) -> Result<([Vec<u8>; 3], bool), String> {
+    let mut contents: [Vec<u8>; 3] = Default::default();
+    let mut cached = true;
+    for (file, content) in FILES.iter().zip(&mut contents) {
+        let url = format!("{base}{file}");
+        let last = Cell::new(-1e9);
+        let progress = |loaded, total| {
+            // ten times a second is enough for a bar
+            if now() - last.get() > 100.0 || Some(loaded) == total {
+                last.set(now());
+                tell(&Tell::Progress { what: (*file).into(), loaded, total });
+            }
+        };
+        let fetched = fetch(&url, progress).await.map_err(|e| e.to_string())?;
+        cached &= fetched.cached;
+        *content = fetched.bytes;
+    }
+    Ok((contents, cached))
+}
+
+/// Dropped files by name.
+async fn read_files(files: &[web_sys::File]) -> Result<[Vec<u8>; 3], String> {
+    let mut contents: [Vec<u8>; 3] = Default::default();
+    for (name, content) in FILES.iter().zip(&mut contents) {
+        let file = files.iter().find(|f| f.name() == *name);
+        let file = file.ok_or_else(|| {
+            format!("{name} is missing; a model is a folder with config.json, tokenizer.json and model.safetensors")
+        })?;
+        tell(&Tell::Progress { what: (*name).into(), loaded: 0, total: Some(file.size() as u64) });
+        let buffer =
+            JsFuture::from(file.array_buffer()).await.map_err(|e| format!("{name}: {}", message(&e)))?;
+        *content = js_sys::Uint8Array::new(&buffer).to_vec();
+    }
+    Ok(contents)
+}
+
+/// Lets waiting messages in.
+async fn pause() {
+    let promise = js_sys::Promise::new(&mut |resolve, _| {
+        drop(scope().set_timeout_with_callback_and_timeout_and_arguments_0(&resolve, 0));
+    });
+    drop(JsFuture::from(promise).await);
+}

@@ -1,0 +1,263 @@
+//! The side panel: presets, the policy with all its parameters, temperature, length, seed, what a position sees.
+
+use hilda_engine::decode::PolicySpec;
+use hilda_engine::decode::policy::{Parameter, PolicyInfo};
+use leptos::prelude::*;
+use serde_json::Value;
+
+use super::settings::{Preset, Settings};
+use crate::worker::ModelInfo;
+
+#[component]
+pub fn Panel(
+    settings: RwSignal<Settings>,
+    /// the model at hand, if one is loaded
+    model: Memo<Option<std::sync::Arc<ModelInfo>>>,
+    /// the prompt has holes
+    #[prop(into)]
+    holes: Signal<bool>,
+) -> impl IntoView {
+    let kind = Memo::new(move |_| settings.with(|s| s.policy.kind()));
+    let preset = Memo::new(move |_| settings.with(|s| s.preset));
+    let info = move || PolicySpec::parameters().iter().find(|i| i.kind == kind.get());
+    let about = move || Preset::ALL.iter().find(|p| p.0 == preset.get()).map(|p| p.2).unwrap_or_default();
+    let context = move || model.with(|m| m.as_ref().map_or(256, |m| m.context));
+    view! {
+        <section class="card panel" aria-label="How it decodes">
+            <h3>"How it decodes"</h3>
+            <div class="seg" role="group" aria-label="Preset">
+                {Preset::ALL.map(|(which, name, about)| view! {
+                    <button
+                        title=about
+                        aria-pressed=move || (preset.get() == which).to_string()
+                        on:click=move |_| settings.update(|s| *s = s.with_preset(which))
+                    >
+                        {name}
+                    </button>
+                })}
+            </div>
+            <p class="meaning">{about}</p>
+            <Show when=move || preset.get() == Preset::Custom>
+                <label class="dial">
+                    <span class="name">"Policy"</span>
+                    <select
+                        prop:value=move || kind.get()
+                        on:change=move |e| settings.update(|s| *s = s.with_kind(&event_target_value(&e)))
+                    >
+                        {PolicySpec::parameters().iter().map(|i| view! {
+                            <option value=i.kind selected=move || kind.get() == i.kind>{i.title}</option>
+                        }).collect_view()}
+                    </select>
+                </label>
+            </Show>
+            {move || info().map(|info| view! { <Policy settings info/> })}
+            <Dial
+                name="Temperature"
+                meaning="Of the draw of each word; 0 always takes the most probable one."
+                unit=""
+                value=Signal::derive(move || f64::from(settings.with(|s| s.temperature)))
+                range=(0.0, 2.0) step=0.05 default=0.0
+                set=Callback::new(move |v: f64| settings.update(|s| s.temperature = v as f32))
+            />
+            {move || view! {
+                <Dial
+                    name="Length"
+                    meaning="Tokens in all, the prompt included. Ignored when the prompt has holes and text after them."
+                    unit="tokens"
+                    value=Signal::derive(move || f64::from(settings.with(|s| s.length)))
+                    range=(16.0, f64::from(context())) step=8.0 default=128.0
+                    set=Callback::new(move |v: f64| settings.update(|s| s.length = v as u32))
+                />
+            }}
+            <Seed settings/>
+            <Sight settings model holes/>
+            {move || model.get().filter(|m| !m.serving.edits && matches!(settings.with(|s| s.policy), PolicySpec::Edit { .. })).map(|_| view! {
+                <p class="hint">"This model was not trained to edit: words once written will rarely change."</p>
+            })}
+        </section>
+    }
+}
+
+/// A policy's parameters and where it comes from.
+#[component]
+fn Policy(settings: RwSignal<Settings>, info: &'static PolicyInfo) -> impl IntoView {
+    view! {
+        {info.parameters.iter().map(|parameter| view! { <PolicyDial settings parameter/> }).collect_view()}
+        <p class="meaning">{info.title}": "{info.meaning}". "<cite>{info.paper}</cite></p>
+    }
+}
+
+#[component]
+fn PolicyDial(settings: RwSignal<Settings>, parameter: &'static Parameter) -> impl IntoView {
+    let name = parameter.name;
+    let value = Memo::new(move |_| settings.with(|s| s.parameter(name)));
+    let set = move |value: Value| settings.update(|s| *s = s.with_parameter(name, value));
+    let default: Value = serde_json::from_str(parameter.default).unwrap_or(Value::Null);
+    let title = title(name);
+    if !parameter.choices.is_empty() {
+        return view! {
+            <label class="dial">
+                <span class="name">{title}</span>
+                <select on:change=move |e| set(event_target_value(&e).into())>
+                    {parameter.choices.iter().map(|choice| view! {
+                        <option value=*choice selected=move || value.get().as_str() == Some(choice)>{self::title(choice)}</option>
+                    }).collect_view()}
+                </select>
+                <span class="meaning">{parameter.meaning}</span>
+            </label>
+        }
+        .into_any();
+    }
+    let number = Signal::derive(move || value.get().as_f64().unwrap_or(0.0));
+    let whole = parameter.step >= 1.0;
+    let write = move |v: f64| set(if whole { (v as u64).into() } else { v.into() });
+    let default_number = default.as_f64().unwrap_or(0.0);
+    let off = parameter.optional.then(|| view! {
+        <label class="check">
+            <input
+                type="checkbox"
+                prop:checked=move || !value.get().is_null()
+                on:change=move |e| if event_target_checked(&e) { write(default_number) } else { set(Value::Null) }
+            />
+            {move || if value.get().is_null() { "off" } else { "on" }}
+        </label>
+    });
+    view! {
+        <Dial
+            name=title
+            meaning=parameter.meaning
+            unit=parameter.unit
+            value=number
+            range=parameter.range.unwrap_or((0.0, 1.0))
+            step=parameter.step
+            default=default_number
+            set=Callback::new(write)
+            disabled=Signal::derive(move || value.get().is_null())
+        />
+        {off}
+    }
+    .into_any()
+}
+
+/// "tau_mask" as people read it.
+fn title(name: &str) -> String {
+    match name {
+        "tau" | "tau_mask" => "Write when above".into(),
+        "tau_edit" => "Edit when above".into(),
+        "max_post" => "Extra forwards for edits".into(),
+        "max_returns" => "Returns to an old word".into(),
+        "score" => "Surest first by".into(),
+        "top_prob" => "probability".into(),
+        "gamma" => "Entropy bound".into(),
+        "f" => "Factor".into(),
+        _ => {
+            let words = name.replace('_', " ");
+            let mut chars = words.chars();
+            chars.next().map(|c| c.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
+        }
+    }
+}
+
+/// A number with a slider, its unit, meaning and default.
+#[component]
+fn Dial(
+    #[prop(into)] name: String,
+    meaning: &'static str,
+    unit: &'static str,
+    #[prop(into)] value: Signal<f64>,
+    range: (f64, f64),
+    step: f64,
+    default: f64,
+    set: Callback<f64>,
+    #[prop(optional, into)] disabled: Signal<bool>,
+) -> impl IntoView {
+    let shown = move |v: f64| if step >= 1.0 { format!("{v:.0}") } else { format!("{v:.2}") };
+    let changed = move || (value.get() - default).abs() > step / 100.0 && !disabled.get();
+    let label = name.clone();
+    view! {
+        <div class="dial">
+            <label>
+                <span class="name">{name}</span>
+                <span class="value">
+                    {move || if disabled.get() { "off".to_string() } else { shown(value.get()) }}
+                    {(!unit.is_empty()).then(|| view! { <small>" "{unit}</small> })}
+                </span>
+                <input
+                    type="range"
+                    min=range.0
+                    max=range.1
+                    step=step
+                    prop:value=move || value.get().to_string()
+                    disabled=disabled
+                    on:input=move |e| if let Ok(v) = event_target_value(&e).parse() { set.run(v) }
+                />
+            </label>
+            <p class="meaning">
+                {meaning}
+                <Show when=changed>
+                    " "
+                    <button class="link" aria-label=format!("Reset {label}") on:click=move |_| set.run(default)>{format!("reset to {}", shown(default))}</button>
+                </Show>
+            </p>
+        </div>
+    }
+}
+
+#[component]
+fn Seed(settings: RwSignal<Settings>) -> impl IntoView {
+    view! {
+        <div class="dial">
+            <label class="inline">
+                <span class="name">"Seed"</span>
+                <input
+                    type="number"
+                    min="0"
+                    max="9007199254740991"
+                    prop:value=move || settings.with(|s| s.seed).to_string()
+                    on:change=move |e| if let Ok(v) = event_target_value(&e).parse() { settings.update(|s| s.seed = v) }
+                />
+            </label>
+            <button class="small" title="Another seed" on:click=move |_| settings.update(|s| s.seed = crate::dom::fresh_seed())>"New"</button>
+            <p class="meaning">"The same seed, prompt and settings give the same text. It matters when the temperature is above 0 or the order is by lot."</p>
+        </div>
+    }
+}
+
+/// Block or whole text.
+#[component]
+fn Sight(
+    settings: RwSignal<Settings>,
+    model: Memo<Option<std::sync::Arc<ModelInfo>>>,
+    holes: Signal<bool>,
+) -> impl IntoView {
+    use hilda_engine::model::Attention;
+    let serving = move || model.with(|m| m.as_ref().map(|m| m.serving));
+    let block = move || serving().map_or(0, |s| s.block_size);
+    let blocky = move || serving().is_some_and(|s| s.attention == Attention::BlockCausal);
+    let whole = move || settings.with(|s| s.whole) || holes.get();
+    view! {
+        <Show when=blocky>
+            <div class="dial">
+                <span class="name">"A word sees"</span>
+                <div class="seg" role="group" aria-label="What a word sees">
+                    <button
+                        aria-pressed=move || (!whole()).to_string()
+                        disabled=holes
+                        on:click=move |_| settings.update(|s| s.whole = false)
+                    >
+                        {move || format!("its block of {}", block())}
+                    </button>
+                    <button aria-pressed=move || whole().to_string() on:click=move |_| settings.update(|s| s.whole = true)>"the whole text"</button>
+                </div>
+                <p class="meaning">
+                    {move || match (whole(), holes.get(), serving().is_some_and(|s| s.infill)) {
+                        (true, true, true) => "The prompt has holes, so every word sees the whole text, also what follows.",
+                        (true, _, false) => "This model was not trained to see the whole text at once; expect weaker writing.",
+                        (true, false, true) => "Every word sees the whole text, also what follows: for filling in between words that you fix.",
+                        (false, ..) => "Blocks are written from left to right; a word sees its own block and everything before it. This is how the model writes best.",
+                    }}
+                </p>
+            </div>
+        </Show>
+    }
+}

@@ -1,0 +1,37 @@
+//! A recorded text without a model: what shared results and run pages show.
+
+use std::collections::HashMap;
+
+use hilda_engine::decode::Trajectory;
+use leptos::prelude::*;
+
+use super::canvas::Canvas;
+use super::inspector::Inspector;
+use super::player::{Pieces, Player};
+use super::strip::{Legend, Strip};
+use super::tape::Tape;
+use super::transport::Transport;
+
+/// Canvas, transport, strip and (once a word is chosen) inspector for one trajectory. `pieces` holds the text of every
+/// token id that occurs.
+#[component]
+pub fn Replay(trajectory: Trajectory, pieces: HashMap<u32, String>) -> impl IntoView {
+    let player = Player::new(None);
+    let eos = trajectory.header.config.eos_id;
+    player.load(Tape::of(&trajectory), Pieces::new(pieces, eos));
+    player.at.set(player.tape.with_untracked(Tape::len));
+    let device = trajectory.header.model.backend.clone();
+    let rate =
+        Signal::derive(
+            move || if device.is_empty() { String::new() } else { format!("computed on {device}") },
+        );
+    view! {
+        <div class="replay">
+            <Canvas player/>
+            <Transport player rate/>
+            <Strip player/>
+            <Legend/>
+            <Show when=move || player.selected.get().is_some()><Inspector player/></Show>
+        </div>
+    }
+}

@@ -1,0 +1,394 @@
+//! A visit to the playground: the model in the worker, the text on the canvas, and what goes back and forth. It lives
+//! as long as the page, so that looking at a run and coming back loses neither.
+
+use std::sync::Arc;
+
+use hilda_engine::decode::PolicySpec;
+use hilda_engine::decode::Trajectory;
+use hilda_engine::model::Attention;
+use leptos::prelude::*;
+
+use super::permalink::{Link, LinkError};
+use super::player::{Pieces, Player, UserOp};
+use super::settings::{Preset, Settings};
+use super::tape::{Mark, Tape};
+use crate::dom;
+use crate::shell::DevicePill;
+use crate::worker::client::{Client, Heard};
+use crate::worker::{Ask, Backend, Change, ModelInfo, Request, Source, Tell, Timing};
+
+/// The prompt a visitor finds.
+pub const STARTER: &str = "Once upon a time, a little girl named Lily";
+/// The model that comes with the page.
+const DEMO: &str = "hilda-tiny";
+
+/// Where the model is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelState {
+    /// nothing was asked for yet
+    Absent,
+    Loading {
+        what: String,
+        loaded: u64,
+        total: Option<u64>,
+    },
+    Ready(Arc<ModelInfo>),
+    Failed(String),
+}
+
+/// A line that tells the visitor something.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Note {
+    pub text: String,
+    pub bad: bool,
+}
+
+/// See the module comment. Cheap to copy.
+#[derive(Clone, Copy)]
+pub struct Session {
+    pub player: Player,
+    pub prompt: RwSignal<String>,
+    pub settings: RwSignal<Settings>,
+    pub state: RwSignal<ModelState>,
+    pub model: Memo<Option<Arc<ModelInfo>>>,
+    pub source: RwSignal<Source>,
+    pub backend: RwSignal<Backend>,
+    pub timing: RwSignal<Timing>,
+    pub note: RwSignal<Option<Note>>,
+    /// the text shown, once it is final or stopped
+    pub record: RwSignal<Option<Arc<Trajectory>>>,
+    /// the text came from a link: no model stands behind it
+    pub replayed: RwSignal<bool>,
+    pill: DevicePill,
+    /// number of the newest job
+    job: StoredValue<u32>,
+    /// write the starter prompt when the model is ready
+    starter: StoredValue<bool>,
+    client: StoredValue<Option<Client>, LocalStorage>,
+}
+
+/// The demo model's place on this site.
+pub fn demo() -> Source {
+    Source::Url { base: dom::site(&format!("/models/{DEMO}/")), name: DEMO.into() }
+}
+
+impl Session {
+    /// Must be called in a component that lives as long as the page.
+    pub fn new(pill: DevicePill) -> Session {
+        let state = RwSignal::new(ModelState::Absent);
+        let model = Memo::new(move |_| match state.get() {
+            ModelState::Ready(info) => Some(info),
+            _ => None,
+        });
+        let op = RwSignal::new(None::<UserOp>);
+        let session = Session {
+            player: Player::new(Some(Callback::new(move |o| op.set(Some(o))))),
+            prompt: RwSignal::new(STARTER.to_string()),
+            settings: RwSignal::new(Settings::default()),
+            state,
+            model,
+            source: RwSignal::new(demo()),
+            backend: RwSignal::new(Backend::Auto),
+            timing: RwSignal::new(Timing::default()),
+            note: RwSignal::new(None),
+            record: RwSignal::new(None),
+            replayed: RwSignal::new(false),
+            pill,
+            job: StoredValue::new(0),
+            starter: StoredValue::new(true),
+            client: StoredValue::new_local(None),
+        };
+        Effect::new(move |_| {
+            if let Some(o) = op.get() {
+                session.operate(o);
+            }
+        });
+        session
+    }
+
+    /// Opens a model: starts the worker if there is none yet.
+    pub fn open(&self, source: Source, files: &[web_sys::File]) {
+        self.source.set(source.clone());
+        self.player.live.set(false);
+        self.state.set(ModelState::Loading { what: "Starting".into(), loaded: 0, total: None });
+        let started = self.client.with_value(Option::is_some);
+        if !started {
+            let session = *self;
+            match Client::start(move |heard| session.hear(heard)) {
+                Ok(client) => self.client.set_value(Some(client)),
+                Err(message) => {
+                    self.state
+                        .set(ModelState::Failed(format!("The model's thread could not start: {message}")));
+                    return;
+                }
+            }
+        }
+        let ask = Ask::Load { source, backend: self.backend.get_untracked() };
+        self.client.with_value(|c| c.as_ref().map(|c| c.ask_with(&ask, files)));
+    }
+
+    /// Opens the demo model unless a model is there or on its way.
+    pub fn ensure(&self) {
+        if self.state.with_untracked(|s| *s == ModelState::Absent) {
+            self.open(self.source.get_untracked(), &[]);
+        }
+    }
+
+    /// The same model again, after a failure or with another device.
+    pub fn reopen(&self) {
+        self.open(self.source.get_untracked(), &[]);
+    }
+
+    /// Denoises the prompt.
+    pub fn write(&self) {
+        self.starter.set_value(false);
+        if self.model.get_untracked().is_none() {
+            // written as soon as the model is there
+            self.starter.set_value(true);
+            match self.state.get_untracked() {
+                ModelState::Failed(_) => self.reopen(),
+                _ => self.ensure(),
+            }
+            return;
+        }
+        let job = self.job.with_value(|j| *j) + 1;
+        self.job.set_value(job);
+        let settings = self.settings.get_untracked();
+        let prompt = self.prompt.get_untracked();
+        let causal = self
+            .model
+            .with_untracked(|m| m.as_ref().is_some_and(|m| m.serving.attention == Attention::Causal));
+        let request = Request {
+            whole: settings.whole || has_holes(&prompt),
+            prompt,
+            length: settings.length,
+            policy: if causal { PolicySpec::LeftToRight {} } else { settings.policy },
+            temperature: settings.temperature,
+            seed: settings.seed,
+        };
+        self.note.set(None);
+        self.player.live.set(true);
+        self.ask(&Ask::Decode { job, request });
+    }
+
+    pub fn stop(&self) {
+        self.ask(&Ask::Stop);
+    }
+
+    fn ask(&self, ask: &Ask) {
+        self.client.with_value(|c| c.as_ref().map(|c| c.ask(ask)));
+    }
+
+    fn operate(&self, op: UserOp) {
+        if self.player.live.get_untracked() {
+            return;
+        }
+        if self.replayed.get_untracked() {
+            let text = "This text came from a link. Write it again to change it.".into();
+            self.note.set(Some(Note { text, bad: false }));
+            return;
+        }
+        let Some(last) = self.player.tape.with_untracked(|t| t.last().cloned()) else { return };
+        let shown = self.player.frame.get_untracked().unwrap_or_else(|| last.clone());
+        let is_fixed = |pos: u32| last.cells.get(pos as usize).is_some_and(|c| c.mark == Mark::Fixed);
+        let mut changes = Vec::new();
+        match op {
+            UserOp::Fix { pos, token } => changes.push(Change::Fix { pos, token }),
+            UserOp::Unfix { pos } => changes.push(Change::Unfix { pos }),
+            UserOp::Reopen { positions } => {
+                changes.extend(
+                    positions.iter().filter(|p| is_fixed(**p)).map(|pos| Change::Unfix { pos: *pos }),
+                );
+                changes.push(Change::Reopen { positions });
+            }
+            UserOp::Pick { pos, token } => {
+                let Some(cell) = shown.cells.get(pos as usize) else { return };
+                let since = if cell.is_masked() { self.player.at.get_untracked() as u32 } else { cell.step };
+                let later = |(p, c): &(usize, &super::tape::Cell)| {
+                    *p != pos as usize && (c.is_written() && c.step > since || c.mark == Mark::Filled)
+                };
+                let positions = last.cells.iter().enumerate().filter(later).map(|(p, _)| p as u32).collect();
+                changes.push(Change::Fix { pos, token });
+                changes.push(Change::Reopen { positions });
+            }
+        }
+        self.note.set(None);
+        self.player.at.set(self.player.tape.with_untracked(Tape::len));
+        self.player.live.set(true);
+        self.player.playing.set(true);
+        self.ask(&Ask::Change { job: self.job.with_value(|j| *j), changes });
+    }
+
+    fn hear(&self, heard: Heard) {
+        let tell = match heard {
+            Heard::Tell(tell) => tell,
+            Heard::Died(message) => {
+                self.client.set_value(None);
+                self.player.live.set(false);
+                self.pill.0.set(String::new());
+                self.state.set(ModelState::Failed(format!("The model's thread ended: {message}")));
+                return;
+            }
+        };
+        let current = self.job.with_value(|j| *j);
+        match tell {
+            Tell::Hello => {}
+            Tell::Progress { what, loaded, total } => {
+                self.state.set(ModelState::Loading { what, loaded, total })
+            }
+            Tell::Ready(info) => self.ready(*info),
+            Tell::NoModel { message } => {
+                self.player.live.set(false);
+                self.pill.0.set(String::new());
+                self.state.set(ModelState::Failed(message));
+            }
+            Tell::Begin { job, config } if job == current => {
+                if self.replayed.get_untracked() {
+                    self.replayed.set(false);
+                    forget_fragment();
+                }
+                if let Some(info) = self.model.get_untracked() {
+                    self.player.pieces.set(pieces(&info));
+                }
+                self.record.set(None);
+                self.timing.set(Timing::default());
+                self.player.selected.set(None);
+                self.player.at.set(0);
+                self.player.tape.set(Tape::new(&config));
+                self.player.playing.set(true);
+                self.warn_unseen();
+            }
+            Tell::Step { job, record, timing } if job == current => {
+                self.timing.set(timing);
+                self.player.tape.update(|tape| tape.push(*record));
+            }
+            Tell::Done { job, stopped, timing, trajectory } if job == current => {
+                self.timing.set(timing);
+                self.record.set(Some(Arc::from(trajectory)));
+                self.player.live.set(false);
+                if stopped {
+                    // what was asked for has happened: show where it stopped
+                    self.player.seek(usize::MAX);
+                }
+            }
+            Tell::Failed { job, message } if job == current => {
+                self.player.live.set(false);
+                self.note.set(Some(Note { text: message, bad: true }));
+            }
+            // answers about an abandoned text
+            Tell::Begin { .. } | Tell::Step { .. } | Tell::Done { .. } | Tell::Failed { .. } => {}
+        }
+    }
+
+    fn ready(&self, info: ModelInfo) {
+        self.pill.0.set(format!(
+            "{} {} · in your browser · {}",
+            info.name,
+            millions(info.parameters),
+            info.device
+        ));
+        self.settings.update(|s| {
+            s.length = s.length.min(info.context);
+            if !info.serving.edits && s.preset != Preset::Custom {
+                *s = s.with_kind("threshold");
+            }
+        });
+        self.state.set(ModelState::Ready(Arc::new(info)));
+        if self.starter.with_value(|s| *s) {
+            self.write();
+        }
+    }
+
+    /// A link will say what is shown first.
+    pub fn hold_starter(&self) {
+        self.starter.set_value(false);
+    }
+
+    fn warn_unseen(&self) {
+        let unseen = self.player.tape.with_untracked(|t| t.unseen.len());
+        if unseen > 0 {
+            let text = format!(
+                "{unseen} given words stand in later blocks and cannot be seen by what is written before them. Let words see the whole text to fill in between them."
+            );
+            self.note.set(Some(Note { text, bad: false }));
+        }
+    }
+
+    /// Shows the text of a link; the model is loaded beside it, for what the visitor does next.
+    pub fn replay(&self, link: Result<Link, LinkError>) {
+        match link {
+            Ok(link) => {
+                self.starter.set_value(false);
+                self.replayed.set(true);
+                self.prompt.set(link.prompt);
+                self.settings.set(link.settings);
+                let eos = link.trajectory.header.config.eos_id;
+                let pieces = Pieces::new(link.pieces.into_iter().collect(), eos);
+                self.player.load(Tape::of(&link.trajectory), pieces);
+                self.record.set(Some(Arc::new(link.trajectory)));
+                self.player.playing.set(true);
+            }
+            Err(error) => self.note.set(Some(Note { text: error.to_string(), bad: true })),
+        }
+    }
+
+    /// Writes the text shown into the address and copies the address.
+    pub async fn share(self) {
+        let Some(record) = self.record.get_untracked() else { return };
+        let pieces = self.player.pieces.get_untracked();
+        let link = Link::new(self.prompt.get_untracked(), self.settings.get_untracked(), &record, &pieces);
+        let note = match link.write().await {
+            Ok(fragment) => {
+                let location = dom::window().location();
+                let written = set_fragment(&fragment);
+                let address = location.href().unwrap_or_default();
+                let local = location.hostname().is_ok_and(|h| h == "localhost" || h.starts_with("127."));
+                let copied = written && dom::copy(&address).await;
+                let first = if copied { "The link is copied" } else { "The link is in the address bar" };
+                let reach = if local {
+                    " This address works on this machine only; the part after # shows the text on any host of the page."
+                } else {
+                    ""
+                };
+                let text = format!(
+                    "{first}: it holds the text and every step ({:.1} kB), and shows them without computing.{reach}",
+                    fragment.len() as f64 / 1000.0
+                );
+                Note { text, bad: false }
+            }
+            Err(error) => Note { text: error.to_string(), bad: true },
+        };
+        self.note.set(Some(note));
+    }
+}
+
+fn pieces(info: &ModelInfo) -> Pieces {
+    let text = (0..).zip(&info.pieces).map(|(id, text)| (id, text.clone())).collect();
+    Pieces::new(text, Some(info.eos_id))
+}
+
+/// Replaces what is after `#` in the address without telling the router.
+fn set_fragment(fragment: &str) -> bool {
+    let window = dom::window();
+    let address = window.location().href().unwrap_or_default();
+    let page = address.split('#').next().unwrap_or_default();
+    let history = window.history();
+    let state = history.as_ref().ok().and_then(|h| h.state().ok()).unwrap_or_default();
+    history.is_ok_and(|h| h.replace_state_with_url(&state, "", Some(&format!("{page}{fragment}"))).is_ok())
+}
+
+/// The text of the link is no longer the one shown.
+fn forget_fragment() {
+    set_fragment("");
+}
+
+/// Whether a prompt asks for words in the middle ("a ____ in the park").
+pub fn has_holes(prompt: &str) -> bool {
+    prompt.contains("__")
+}
+
+/// "9.4 M"
+pub fn millions(parameters: u64) -> String {
+    let m = parameters as f64 / 1e6;
+    if m >= 10.0 { format!("{m:.0} M") } else { format!("{m:.1} M") }
+}

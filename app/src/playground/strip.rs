@@ -1,0 +1,75 @@
+//! One bar per position under the text: confidence or entropy when it was written, or the order of writing.
+
+use leptos::prelude::*;
+
+use super::canvas::level;
+use super::player::{Overlay, Player};
+use super::tape::Mark;
+
+const OVERLAYS: [(Overlay, &str, &str); 3] = [
+    (Overlay::Confidence, "Confidence", "probability of the token when it was written; full height = 1"),
+    (
+        Overlay::Entropy,
+        "Entropy",
+        "entropy of the model's distribution when the token was written; full height = 4 nats",
+    ),
+    (Overlay::Order, "Order", "step that wrote the token; full height = the last step"),
+];
+
+#[component]
+pub fn Strip(player: Player) -> impl IntoView {
+    let count = Memo::new(move |_| player.tape.with(|t| t.last().map_or(0, |f| f.cells.len())));
+    let steps = Memo::new(move |_| player.steps() as u32);
+    let caption = move || {
+        let overlay = player.overlay.get();
+        OVERLAYS.iter().find(|o| o.0 == overlay).map(|o| o.2).unwrap_or_default()
+    };
+    view! {
+        <div class="strip" role="img" aria-label=move || format!("By position: {}", caption())>
+            <For each=move || 0..count.get() key=|pos| *pos let:pos>
+                {
+                    let cell = Memo::new(move |_| player.frame.with(|f| f.as_ref().and_then(|f| f.cells.get(pos).copied())));
+                    let height = move || cell.get().and_then(|c| level(&c, player.overlay.get(), steps.get()));
+                    view! {
+                        <i
+                            class:edited=move || cell.get().is_some_and(|c| c.mark == Mark::Edited)
+                            class:none=move || height().is_none()
+                            class:sel=move || player.selected.get() == Some(pos as u32)
+                            style:height=move || height().map(|h| format!("{:.0}%", 6.0 + 94.0 * h)).unwrap_or_default()
+                            on:click=move |_| player.selected.set(Some(pos as u32))
+                        ></i>
+                    }
+                }
+            </For>
+        </div>
+        <div class="caption">
+            <div class="seg small" role="group" aria-label="What the bars show">
+                {OVERLAYS.map(|(overlay, name, about)| view! {
+                    <button
+                        title=about
+                        aria-pressed=move || (player.overlay.get() == overlay).to_string()
+                        on:click=move |_| player.overlay.set(overlay)
+                    >
+                        {name}
+                    </button>
+                })}
+            </div>
+            <label class="check"><input type="checkbox" prop:checked=player.tint on:change=move |e| player.tint.set(event_target_checked(&e))/>"Tint the words"</label>
+            <label class="check"><input type="checkbox" prop:checked=player.blocks on:change=move |e| player.blocks.set(event_target_checked(&e))/>"Show blocks"</label>
+            <span class="about">{caption}</span>
+        </div>
+    }
+}
+
+/// What the marks mean.
+#[component]
+pub fn Legend() -> impl IntoView {
+    view! {
+        <ul class="legend" aria-label="Marks">
+            <li><span class="tok masked"><span class="w">"word"</span></span>"masked"</li>
+            <li><span class="tok new"><span class="w">"word"</span></span>"just written"</li>
+            <li><span class="tok edited"><s>"old"</s><span class="w">"word"</span></span>"edited, the old word struck"</li>
+            <li><span class="tok fixed"><span class="w">"word"</span></span>"fixed by you"</li>
+        </ul>
+    }
+}

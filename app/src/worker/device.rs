@@ -1,0 +1,109 @@
+//! The device that computes: WebGPU where the browser has an adapter, else WebAssembly on the worker's own thread.
+
+use std::sync::Arc;
+
+use hilda_engine::decode::{ForwardRequest, RowStats};
+use hilda_engine::model::session::{Session, Weights};
+use hilda_engine::model::{LoadedModel, SessionError};
+use hilda_kernels::Cpu;
+#[cfg(feature = "web")]
+use hilda_kernels::backend::web::{Web, WebError};
+
+use super::Backend;
+
+/// A forward that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[cfg(feature = "web")]
+    #[error("WebGPU: {0}")]
+    Web(#[from] WebError),
+    #[error("this browser offers no WebGPU")]
+    NoWebGpu,
+}
+
+/// A session on whichever device was chosen.
+pub enum Device {
+    Cpu(Session<Cpu>),
+    #[cfg(feature = "web")]
+    Web(Web, Session<Web>),
+}
+
+/// What opening a device said.
+pub struct Opened {
+    pub device: Device,
+    /// as the page shows it
+    pub name: String,
+    /// why it is not WebGPU, where a visitor may wonder
+    pub note: Option<String>,
+    /// "wasm", "webgpu"
+    pub backend: &'static str,
+}
+
+impl Device {
+    /// Uploads `model`. With [`Backend::Auto`], WebGPU is used unless the only adapter is a software one, which is
+    /// slower than WebAssembly.
+    pub async fn open(model: &LoadedModel, want: Backend) -> Result<Opened, DeviceError> {
+        let mut note = None;
+        if want != Backend::Wasm {
+            match Device::web(model, want).await {
+                Ok(opened) => return Ok(opened),
+                Err(error) if want == Backend::Webgpu => return Err(error),
+                Err(error) => note = Some(error.to_string()),
+            }
+        }
+        let weights = Arc::new(Weights::new(&Cpu, model));
+        let session = Session::new(&Cpu, weights, model.config.context);
+        Ok(Opened {
+            device: Device::Cpu(session),
+            name: "WASM SIMD, one thread".into(),
+            note,
+            backend: "wasm",
+        })
+    }
+
+    #[cfg(not(feature = "web"))]
+    async fn web(_: &LoadedModel, _: Backend) -> Result<Opened, DeviceError> {
+        Err(DeviceError::NoWebGpu)
+    }
+
+    #[cfg(feature = "web")]
+    async fn web(model: &LoadedModel, want: Backend) -> Result<Opened, DeviceError> {
+        if !has_webgpu() {
+            return Err(DeviceError::NoWebGpu);
+        }
+        let web = Web::new().await?;
+        let info = web.info();
+        if info.software && want == Backend::Auto {
+            return Err(DeviceError::NoWebGpu);
+        }
+        let adapter = if info.name.is_empty() { "adapter not named" } else { info.name.as_str() };
+        let software = if info.software { ", software" } else { "" };
+        let name = format!("WebGPU ({adapter}{software})");
+        let weights = Arc::new(Weights::new(&web, model));
+        let session = Session::new(&web, weights, model.config.context);
+        Ok(Opened { device: Device::Web(web, session), name, note: None, backend: "webgpu" })
+    }
+
+    /// Runs one forward.
+    pub async fn answer(&mut self, request: &ForwardRequest) -> Result<RowStats, DeviceError> {
+        match self {
+            Device::Cpu(session) => Ok(session.answer(request)?),
+            #[cfg(feature = "web")]
+            Device::Web(web, session) => {
+                let pending = session.forward(web, request)?;
+                let values = web.read(&session.stats, 0, pending.len()).await?;
+                Ok(pending.decode(&values))
+            }
+        }
+    }
+}
+
+/// Whether `navigator.gpu` exists in this worker.
+#[cfg(feature = "web")]
+fn has_webgpu() -> bool {
+    let navigator = js_sys::Reflect::get(&js_sys::global(), &"navigator".into());
+    let gpu = navigator.and_then(|n| js_sys::Reflect::get(&n, &"gpu".into()));
+    gpu.is_ok_and(|gpu| !gpu.is_undefined() && !gpu.is_null())
+}
