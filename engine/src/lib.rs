@@ -6,5 +6,8 @@
 pub mod config;
 pub mod data;
 pub mod decode;
+pub mod diffusion;
 pub mod model;
 pub mod record;
+#[cfg(feature = "train")]
+pub mod train;

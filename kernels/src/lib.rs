@@ -17,6 +17,10 @@ pub mod reduce;
 pub mod rng;
 pub mod rope;
 pub mod simd;
+pub mod tolerance;
+
+#[cfg(test)]
+mod fixtures;
 
 pub use attention::rule::{Base, MaskRule, Place};
 pub use backend::cpu::Cpu;

@@ -50,6 +50,33 @@ pub fn philox(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     c
 }
 
+/// High and low words of the products m x[i].
+#[inline(always)]
+fn multiply<const N: usize>(m: u32, x: &[u32; N]) -> ([u32; N], [u32; N]) {
+    let (mut high, mut low) = ([0; N], [0; N]);
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    {
+        // the compiler does not find the widening multiplication by itself
+        use core::arch::wasm32::*;
+        const { assert!(N % 4 == 0) };
+        for i in (0..N).step_by(4) {
+            let (v, w) = (u32x4(x[i], x[i + 1], x[i + 2], x[i + 3]), u32x4_splat(m));
+            let (a, b) = (u64x2_extmul_low_u32x4(v, w), u64x2_extmul_high_u32x4(v, w));
+            // SAFETY: four words from i on, inside both arrays.
+            unsafe {
+                v128_store(low[i..i + 4].as_mut_ptr() as *mut v128, u32x4_shuffle::<0, 2, 4, 6>(a, b));
+                v128_store(high[i..i + 4].as_mut_ptr() as *mut v128, u32x4_shuffle::<1, 3, 5, 7>(a, b));
+            }
+        }
+    }
+    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+    for i in 0..N {
+        let p = m as u64 * x[i] as u64;
+        (high[i], low[i]) = ((p >> 32) as u32, p as u32);
+    }
+    (high, low)
+}
+
 /// A keyed source: fixed seed, stream and sequence; position, step and lane vary per draw.
 #[derive(Clone, Copy, Debug)]
 pub struct Rng {
@@ -70,6 +97,25 @@ impl Rng {
     pub fn bits(&self, step: u32, position: u32, lane: u32) -> (u32, u32) {
         let r = philox(self.key, [lane / 2, position, step, self.tail]);
         if lane % 2 == 0 { (r[0], r[1]) } else { (r[2], r[3]) }
+    }
+    /// [`Rng::bits`] of the consecutive lanes `first ..` (`first` even): lane `first + 2 i` has (`[0][i]`, `[1][i]`),
+    /// lane `first + 2 i + 1` has (`[2][i]`, `[3][i]`). Straight loops over N counters, for vector registers.
+    #[inline(always)]
+    pub fn bits_block<const N: usize>(&self, step: u32, position: u32, first: u32) -> [[u32; N]; 4] {
+        let [mut k0, mut k1] = self.key;
+        let mut c = [[0; N], [position; N], [step; N], [self.tail; N]];
+        for i in 0..N {
+            c[0][i] = first / 2 + i as u32;
+        }
+        for _ in 0..10 {
+            let ((h0, l0), (h1, l1)) = (multiply(M0 as u32, &c[0]), multiply(M1 as u32, &c[2]));
+            for i in 0..N {
+                let (a, b) = (h1[i] ^ c[1][i] ^ k0, h0[i] ^ c[3][i] ^ k1);
+                (c[0][i], c[1][i], c[2][i], c[3][i]) = (a, l1[i], b, l0[i]);
+            }
+            (k0, k1) = (k0.wrapping_add(W0), k1.wrapping_add(W1));
+        }
+        c
     }
     /// Uniform in [0, 1) with 53 bits.
     #[inline(always)]
@@ -106,10 +152,16 @@ impl Rng {
     }
 }
 
+/// u = hi 2^-32 + lo 2^-64, with full relative precision near 0.
+#[inline(always)]
+pub fn race_uniform(hi: u32, lo: u32) -> f32 {
+    hi as f32 * (1.0 / 4_294_967_296.0) + (lo as f32 + 0.5) * (1.0 / 18_446_744_073_709_551_616.0)
+}
+
 /// E = -log1p(-u), u = hi 2^-32 + lo 2^-64 (never 0: the smallest draw is 2^-65).
 #[inline(always)]
 pub fn race_exponential(hi: u32, lo: u32) -> f32 {
-    let u = hi as f32 * (1.0 / 4_294_967_296.0) + (lo as f32 + 0.5) * (1.0 / 18_446_744_073_709_551_616.0);
+    let u = race_uniform(hi, lo);
     if u < 1e-2 {
         // series of -log1p(-u): relative error below 1e-8 here
         u * (1.0 + u * (0.5 + u * (1.0 / 3.0 + u * 0.25)))
@@ -130,6 +182,18 @@ mod tests {
             philox([0xa4093822, 0x299f31d0], [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344]),
             [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]
         );
+    }
+
+    #[test]
+    fn a_block_of_lanes_has_the_bits_of_its_lanes() {
+        let r = Rng::new(0x0123_4567_89AB_CDEF, Stream::Test, 77);
+        for first in [0u32, 6, u32::MAX - 31] {
+            let block = r.bits_block::<16>(9, 5, first);
+            for i in 0..32 {
+                let (pair, half) = (i as usize / 2, i as usize % 2 * 2);
+                assert_eq!((block[half][pair], block[half + 1][pair]), r.bits(9, 5, first + i), "lane {i}");
+            }
+        }
     }
 
     #[test]

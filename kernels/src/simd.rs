@@ -3,35 +3,60 @@
 //! The body is compiled once per level and vectorised by the compiler. No fused multiply-add is used, so every
 //! level computes the same bits: sums run over 16 fixed lanes, whatever the register width.
 
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
 /// Lanes of every vectorised sum.
 pub const LANES: usize = 16;
 
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Instruction sets, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub enum Level {
-    V4,
-    V3,
-    Base,
+    /// what every machine of the architecture has
+    Base = 1,
+    /// AVX2
+    V3 = 2,
+    /// AVX-512 F, VL, BW, DQ
+    V4 = 3,
 }
 
-#[cfg(target_arch = "x86_64")]
+/// Level in use; 0 until the machine has been asked.
+static LEVEL: AtomicU8 = AtomicU8::new(0);
+
+/// The level that [`simd!`](crate::simd!) functions run at.
 #[inline]
 pub fn level() -> Level {
-    use std::sync::OnceLock;
-    static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| {
+    match LEVEL.load(Relaxed) {
+        1 => Level::Base,
+        2 => Level::V3,
+        3 => Level::V4,
+        _ => limit(Level::V4),
+    }
+}
+
+/// Uses `most` or the best this machine has, whichever is lower, from now on in the whole process, and returns it.
+/// Results do not depend on it; tests compare levels.
+pub fn limit(most: Level) -> Level {
+    let level = detect().min(most);
+    LEVEL.store(level as u8, Relaxed);
+    level
+}
+
+fn detect() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
         if is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
         {
-            Level::V4
-        } else if is_x86_feature_detected!("avx2") {
-            Level::V3
-        } else {
-            Level::Base
+            return Level::V4;
         }
-    })
+        if is_x86_feature_detected!("avx2") {
+            return Level::V3;
+        }
+    }
+    Level::Base
 }
 
 /// Defines functions whose bodies are compiled for every level and dispatched at run time.
@@ -69,14 +94,16 @@ macro_rules! simd {
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let c = x.clamp(-87.3, 88.37);
-    let n = (c * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0;
+    // adding 1.5 2^23 rounds to an integer, which then stands in the lowest bits
+    let shifted = c * std::f32::consts::LOG2_E + 12_582_912.0;
+    let n = shifted - 12_582_912.0;
     let r = (c - n * 0.693_145_75) - n * 1.428_606_8e-6;
     let p = 1.0
         + r * (1.0
             + r * (0.5
                 + r * (0.166_666_66
                     + r * (0.041_666_55 + r * (0.008_333_345 + r * (0.001_393_35 + r * 0.000_198_7))))));
-    let y = f32::from_bits((p.to_bits() as i32).wrapping_add((n as i32) << 23) as u32);
+    let y = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
     if x < -87.3 { 0.0 } else { y }
 }
 

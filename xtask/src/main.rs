@@ -50,5 +50,5 @@ fn bench(args: &[String]) -> Result<ExitCode> {
     command
         .args(["run", "--release", "--package", "hilda-server", "--bin", "hilda", "--", "bench"])
         .args(args);
-    shell::exit_code(command)
+    shell::become_program(command)
 }

@@ -11,7 +11,7 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
     server()?;
     let mut serve = std::process::Command::new(binary());
     serve.arg("serve").args(args);
-    shell::exit_code(serve)
+    shell::become_program(serve)
 }
 
 /// Builds the `hilda` program, which embeds `dist/`.

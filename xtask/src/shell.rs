@@ -44,8 +44,17 @@ pub fn run(mut command: Command) -> Result<()> {
     }
 }
 
+/// Becomes this program, so that signals and the exit code are its own. Returns only when it could not be started.
+#[cfg(unix)]
+pub fn become_program(mut command: Command) -> Result<ExitCode> {
+    use std::os::unix::process::CommandExt;
+    let error = command.exec();
+    Err(format!("`{}`: {error}", describe(&command)).into())
+}
+
 /// Runs to the end and passes its exit code on.
-pub fn exit_code(mut command: Command) -> Result<ExitCode> {
+#[cfg(not(unix))]
+pub fn become_program(mut command: Command) -> Result<ExitCode> {
     let status = command.status().map_err(|error| format!("`{}`: {error}", describe(&command)))?;
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }

@@ -1,7 +1,7 @@
 //! `RunConfig`: the only input of a run. TOML in, one struct, validated before any work, hashable, diffable.
 //!
-//! The hash is over the resolved form (sizes derived from the dial, defaults filled in), so two recipes that mean
-//! the same run have the same hash. Paths never enter it: data sets are named by the hash of their tokens.
+//! The hash is over the recipe with its defaults filled in, so two spellings of the same run have the same hash.
+//! Folders never enter it, only the names of corpora and files.
 
 pub mod model;
 pub mod phase;

@@ -241,6 +241,10 @@ impl RunConfig {
         if !(8..=65536).contains(&length) {
             return bad("data.packing.length", format!("{length} is outside 8..65536"));
         }
+        if self.data.packing.restart_positions && !self.data.packing.documents {
+            // a causal rule compares positions, so tokens would see later documents
+            return bad("data.packing.restart_positions", "needs data.packing.documents".into());
+        }
         if let Some(c) = self.model.context
             && c < length
         {
@@ -341,9 +345,13 @@ impl RunConfig {
     pub fn total_steps(&self) -> u64 {
         self.phase_steps().iter().sum()
     }
-    /// SHA-256 over the recipe with every default filled in; the name, the prose and the device stay out.
+    /// SHA-256 over the recipe with every default filled in. The name, the prose, the device and the folders of
+    /// files stay out.
     pub fn hash(&self) -> String {
         let mut c = self.clone();
+        for path in [&mut c.data.train, &mut c.data.valid, &mut c.data.tokenizer].into_iter().flatten() {
+            *path = path.rsplit('/').next().unwrap_or_default().to_string();
+        }
         c.name = String::new();
         c.about = String::new();
         c.device = String::new();
@@ -422,6 +430,7 @@ edit = { rate = 0.2 }
             ("peak = 5e-4", "peak = -1", "phase[1].lr.peak"),
             ("name = \"t\"", "name = \"../t\"", "name"),
             ("rate = 0.2", "rate = 2.0", "phase[1].edit"),
+            ("train = \"a.txt\"", "train = \"a.txt\"\npacking = { documents = false }", "restart_positions"),
         ];
         for (from, to, field) in cases {
             let e = RunConfig::from_toml(&RECIPE.replacen(from, to, 1)).unwrap_err().to_string();

@@ -21,8 +21,22 @@ pub enum DataError {
     MissingSpecial { role: &'static str, tried: String },
     #[error("typed text reaches the special token \"{token}\" (id {id}); this tokenizer cannot be used")]
     SpecialInText { token: String, id: u32 },
-    #[error("{documents} documents with {tokens} tokens do not fill one row of {length}")]
-    TooShort { documents: usize, tokens: usize, length: usize },
+    #[error("{split}: {documents} documents with {tokens} tokens do not fill one row of {length}")]
+    TooShort { split: &'static str, documents: usize, tokens: usize, length: usize },
+    #[error(
+        "corpus name \"{0}\" is not 1 to 64 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit"
+    )]
+    Name(String),
+    #[error("there is no corpus \"{0}\"")]
+    UnknownCorpus(String),
+    #[error("corpus \"{0}\" already exists")]
+    Exists(String),
+    #[error("corpus \"{name}\" is damaged: {message}")]
+    Damaged { name: String, message: String },
+    #[error("valid_share {0} is outside [0, 0.5]")]
+    Share(f64),
+    #[error("a vocabulary of {vocab} is outside {least}..=65536 (256 bytes and three specials come first)")]
+    Vocabulary { vocab: usize, least: usize },
     #[error("row length {length} is outside 2..65536")]
     RowLength { length: usize },
 }

@@ -4,15 +4,28 @@
 //! documents are laid end to end and cut into rows ([`pack`]). Where one document ends and the next begins stays
 //! readable from the ids alone, because encoded text can never contain a special id ([`tokenizer`]).
 
+#[cfg(feature = "train")]
+pub mod bpe;
 pub mod byte_level;
+#[cfg(feature = "train")]
+pub mod cache;
+#[cfg(feature = "train")]
+pub mod corpus;
 pub mod document;
 pub mod error;
+#[cfg(feature = "train")]
+pub mod load;
 pub mod pack;
 #[cfg(test)]
 mod shared;
+pub mod tasks;
 pub mod tokenizer;
 
+#[cfg(feature = "train")]
+pub use corpus::{AddOptions, Corpus, CorpusCard, Registry, Split};
 pub use document::Format;
 pub use error::DataError;
+#[cfg(feature = "train")]
+pub use load::{Loaded, load};
 pub use pack::{Packed, Row, pack, places};
 pub use tokenizer::{Specials, Tokenizer};

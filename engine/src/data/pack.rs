@@ -77,22 +77,27 @@ pub fn pack<D: AsRef<[u32]>>(
     length: usize,
     eos: u32,
 ) -> Result<Packed, DataError> {
+    let mut stream = Vec::new();
+    for document in documents {
+        stream.extend_from_slice(document.as_ref());
+        stream.push(eos);
+    }
+    pack_stream(stream, length, eos)
+}
+
+/// Cuts rows of `length` from documents that already lie end to end, each with its end-of-text id.
+///
+/// Errors: as [`pack`].
+pub fn pack_stream(mut stream: Vec<u32>, length: usize, eos: u32) -> Result<Packed, DataError> {
     if !(2..=65536).contains(&length) {
         return Err(DataError::RowLength { length });
     }
-    let (mut rows, mut count) = (Vec::new(), 0);
-    for document in documents {
-        rows.extend_from_slice(document.as_ref());
-        rows.push(eos);
-        count += 1;
-    }
-    let tokens = rows.len();
+    let (tokens, documents) = (stream.len(), stream.iter().filter(|t| **t == eos).count());
     if tokens < length {
-        return Err(DataError::TooShort { documents: count, tokens, length });
+        return Err(DataError::TooShort { split: "packing", documents, tokens, length });
     }
-    rows.truncate(tokens - tokens % length);
-    rows.shrink_to_fit();
-    Ok(Packed { rows, length, eos, documents: count, tokens })
+    stream.truncate(tokens - tokens % length);
+    Ok(Packed { rows: stream, length, eos, documents, tokens })
 }
 
 /// Encodes documents one by one and packs them.

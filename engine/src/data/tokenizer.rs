@@ -128,7 +128,21 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
         let encoding =
             self.inner.encode_fast(text, false).map_err(|e| DataError::Tokenizer(e.to_string()))?;
-        let ids = encoding.get_ids().to_vec();
+        self.checked(encoding.get_ids().to_vec())
+    }
+
+    /// Ids of many texts, in their order, over all threads.
+    ///
+    /// Errors: as [`Tokenizer::encode`].
+    #[cfg(feature = "train")]
+    pub fn encode_all<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<u32>>, DataError> {
+        let texts = texts.iter().map(|t| t.as_ref()).collect();
+        let encodings =
+            self.inner.encode_batch_fast(texts, false).map_err(|e| DataError::Tokenizer(e.to_string()))?;
+        encodings.into_iter().map(|e| self.checked(e.get_ids().to_vec())).collect()
+    }
+
+    fn checked(&self, ids: Vec<u32>) -> Result<Vec<u32>, DataError> {
         match ids.iter().find(|id| self.specials.all.binary_search(id).is_ok()) {
             Some(id) => Err(DataError::SpecialInText { token: self.piece(*id), id: *id }),
             None => Ok(ids),
@@ -146,6 +160,12 @@ impl Tokenizer {
     /// together from bytes, because a character may span tokens.
     pub fn bytes(&self, id: u32) -> &[u8] {
         self.bytes.get(id as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// UTF-8 bytes of the text that ids stand for, the denominator of bits per byte: a special id has none.
+    pub fn text_bytes(&self, ids: &[u32]) -> u64 {
+        let visible = ids.iter().filter(|id| self.specials.all.binary_search(id).is_err());
+        visible.map(|id| self.bytes(*id).len() as u64).sum()
     }
 
     /// One id as people see it; incomplete characters show as U+FFFD.
@@ -276,7 +296,9 @@ mod tests {
         #[test]
         fn every_text_round_trips(text in any::<String>()) {
             let t = tiny(|_| {}).unwrap();
-            prop_assert_eq!(t.decode(&t.encode(&text).unwrap()), text);
+            let ids = t.encode(&text).unwrap();
+            prop_assert_eq!(t.text_bytes(&ids), text.len() as u64);
+            prop_assert_eq!(t.decode(&ids), text);
         }
     }
 

@@ -70,7 +70,8 @@ pub struct DecodeConfig {
     /// stop once an end-of-text token is written and nothing before it is masked; the rest is filled with it
     #[serde(default)]
     pub early_stop: bool,
-    /// denoising forwards after which every remaining block is filled with argmaxes in one forward
+    /// denoising forwards after which every remaining block is filled with argmaxes in one forward (not for
+    /// causal models, whose length is their limit)
     #[serde(default)]
     pub max_steps: Option<u32>,
     /// keep the statistics rows in the trajectory
@@ -193,6 +194,9 @@ impl DecodeConfig {
             }
             if !matches!(self.policy, PolicySpec::LeftToRight {}) {
                 return Err(DecodeError::Causal { needed: "the policy left_to_right" });
+            }
+            if self.max_steps.is_some() {
+                return Err(DecodeError::Causal { needed: "no max_steps: its length is its limit" });
             }
         }
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {

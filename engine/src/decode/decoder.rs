@@ -323,9 +323,9 @@ impl Decoder {
                     return Err(bad(field, value));
                 }
             }
-            for (field, value) in
-                [("second", head.second), ("current", head.current), ("margin", head.margin)]
-            {
+            // what a masked row's mask token scores means nothing
+            let current = if self.state.is_masked(*pos) { 0.0 } else { head.current };
+            for (field, value) in [("second", head.second), ("current", current), ("margin", head.margin)] {
                 if value.is_nan() {
                     return Err(bad(field, value));
                 }

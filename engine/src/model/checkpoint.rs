@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Layout;
 use crate::config::ModelConfig;
+use crate::decode::Attention;
 
 /// A checkpoint that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,15 +32,6 @@ pub enum CheckpointError {
     Vocabulary { tokenizer: usize, model: usize },
     #[error("{path}: {source}")]
     Io { path: String, source: std::io::Error },
-}
-
-/// How attention is opened when the model decodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Attention {
-    Causal,
-    BlockCausal,
-    Bidirectional,
 }
 
 /// How the model wants to be decoded.

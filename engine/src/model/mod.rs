@@ -1,11 +1,13 @@
 //! The backbone on any device: parameter layout, forward and backward, checkpoints, decoding sessions.
 
 pub mod checkpoint;
+pub mod generate;
 pub mod layout;
 pub mod session;
 pub mod trunk;
 
-pub use checkpoint::{Attention, CheckpointError, LoadedModel, Serving};
+pub use checkpoint::{CheckpointError, LoadedModel, Serving};
+pub use generate::{Request, decode_config, run};
 pub use layout::Layout;
 pub use session::{Session, SessionError};
 pub use trunk::{Cache, Plan, Shape, Trunk};

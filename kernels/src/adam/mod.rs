@@ -26,16 +26,18 @@ pub struct AdamStep {
 }
 
 impl AdamStep {
-    /// Constants of update number `t` (from 1).
+    /// Constants of update number `t` (from 1). The corrections use the betas as rounded to f32, so that the
+    /// moments of a constant gradient are that gradient at every t.
     pub fn new(lr: f64, betas: [f64; 2], eps: f64, weight_decay: f64, t: u64) -> Self {
+        let correction = |beta: f64| (1.0 - (beta as f32 as f64).powf(t as f64)) as f32;
         AdamStep {
             lr: lr as f32,
             beta1: betas[0] as f32,
             beta2: betas[1] as f32,
             eps: eps as f32,
             weight_decay: weight_decay as f32,
-            correction1: (1.0 - betas[0].powf(t as f64)) as f32,
-            correction2: (1.0 - betas[1].powf(t as f64)) as f32,
+            correction1: correction(betas[0]),
+            correction2: correction(betas[1]),
             grad_scale: 1.0,
             ema: None,
         }
@@ -86,3 +88,6 @@ pub fn adamw(
         par::chunks(ema, CHUNK, |i, e| average(e, &w[i * CHUNK..][..e.len()], 1.0 - d));
     }
 }
+
+#[cfg(test)]
+mod tests;

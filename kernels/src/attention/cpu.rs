@@ -72,9 +72,18 @@ fn scores(
     apply_mask(tile, out, rows);
 }
 
+fn check(tiles: &Tiles, s: &AttentionShape) {
+    let (mask, want) = ([tiles.q_len, tiles.k_len], [s.q_len, s.k_len]);
+    assert_eq!(mask, want, "attention: the mask is of another shape [q_len, k_len]");
+    assert!(s.heads % s.kv_heads == 0, "attention: {} heads over {} kv heads", s.heads, s.kv_heads);
+}
+
 /// out [batch * q_len, heads * head_dim]; lse [batch * q_len, heads]. A query that may see nothing yields zeros.
 pub fn attention(q: &[f32], kv: &[f32], tiles: &Tiles, out: &mut [f32], lse: &mut [f32], s: AttentionShape) {
-    assert!(tiles.q_len == s.q_len && tiles.k_len == s.k_len, "attention: mask of another shape");
+    if s.batch == 0 {
+        return;
+    }
+    check(tiles, &s);
     let width = s.heads * s.head_dim;
     assert!(
         out.len() >= s.batch * s.q_len * width && lse.len() >= s.batch * s.q_len * s.heads,
@@ -132,6 +141,10 @@ pub fn attention_backward(
     s: AttentionShape,
 ) {
     assert!(s.q_len == s.k_len && s.q_stride == s.kv_stride, "attention_backward: fused projections only");
+    if s.batch == 0 {
+        return;
+    }
+    check(tiles, &s);
     let (width, group) = (s.heads * s.head_dim, s.heads / s.kv_heads);
     let hd = s.head_dim;
     assert!(d_qkv.len() >= s.batch * s.q_len * s.q_stride, "attention_backward: short d_qkv");

@@ -13,3 +13,6 @@ mod tiles;
 
 pub use cpu::{attention, attention_backward};
 pub use tiles::Tiles;
+
+#[cfg(test)]
+mod tests;

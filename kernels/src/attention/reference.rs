@@ -71,3 +71,42 @@ pub fn attention(
     }
     out
 }
+
+/// Gradients with respect to `q` and `kv` (laid out as they are, unused columns zero) of sum(out * d_out).
+pub fn attention_backward(
+    d_out: &[f32],
+    q: &[f32],
+    kv: &[f32],
+    rule: MaskRule,
+    queries: &[Place],
+    keys: &[Place],
+    s: AttentionShape,
+) -> (Vec<f32>, Vec<f32>) {
+    let (p, _) = probabilities(q, kv, rule, queries, keys, s);
+    let (mut dq, mut dkv) = (vec![0f64; q.len()], vec![0f64; kv.len()]);
+    for b in 0..s.batch {
+        for h in 0..s.heads {
+            let kh = h / (s.heads / s.kv_heads);
+            for i in 0..s.q_len {
+                let row = &p[((b * s.heads + h) * s.q_len + i) * s.k_len..][..s.k_len];
+                let qa = (b * s.q_len + i) * s.q_stride + s.q_col + h * s.head_dim;
+                let d_out = &d_out[((b * s.q_len + i) * s.heads + h) * s.head_dim..][..s.head_dim];
+                let at = |j: usize, col: usize| (b * s.k_len + j) * s.kv_stride + col + kh * s.head_dim;
+                let dp: Vec<f64> = (0..s.k_len)
+                    .map(|j| (0..s.head_dim).map(|d| d_out[d] as f64 * kv[at(j, s.v_col) + d] as f64).sum())
+                    .collect();
+                let mean: f64 = row.iter().zip(&dp).map(|(p, d)| p * d).sum();
+                for j in 0..s.k_len {
+                    let ds = row[j] * (dp[j] - mean) * s.scale as f64;
+                    for d in 0..s.head_dim {
+                        dq[qa + d] += ds * kv[at(j, s.k_col) + d] as f64;
+                        dkv[at(j, s.k_col) + d] += ds * q[qa + d] as f64;
+                        dkv[at(j, s.v_col) + d] += row[j] * d_out[d] as f64;
+                    }
+                }
+            }
+        }
+    }
+    let round = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect();
+    (round(dq), round(dkv))
+}

@@ -231,6 +231,9 @@ impl Train for Cpu {
         head::loss(hidden, tensor(params, table), rows, forbid, width, &mut lp, &mut en, backward);
         (lp, en)
     }
+    fn pairs(&self, mask: &Tiles, batch: usize) -> u64 {
+        mask.pairs(batch)
+    }
     fn zero(&self, x: &mut Vec<f32>) {
         x.fill(0.0);
     }
@@ -250,5 +253,8 @@ impl Train for Cpu {
     }
     fn read(&self, x: &Vec<f32>) -> Vec<f32> {
         x.clone()
+    }
+    fn read_range(&self, x: &Vec<f32>, offset: usize, len: usize) -> Vec<f32> {
+        x[offset..offset + len].to_vec()
     }
 }

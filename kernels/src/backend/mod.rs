@@ -5,6 +5,8 @@
 //! All matrices are row-major and packed; `At` names a tensor inside a larger buffer.
 
 pub mod cpu;
+#[cfg(feature = "web")]
+pub mod web;
 
 use crate::adam::AdamStep;
 use crate::attention::rule::{MaskRule, Place};
@@ -246,6 +248,8 @@ pub trait Train: Backend {
         width: usize,
         backward: Option<(&mut Self::Buf, &mut Self::Buf)>,
     ) -> (Vec<f32>, Vec<f32>);
+    /// (query, key) pairs that the mask leaves to compute, for FLOP counts
+    fn pairs(&self, mask: &Self::Mask, batch: usize) -> u64;
     fn zero(&self, x: &mut Self::Buf);
     fn sum_squares(&self, x: &Self::Buf) -> f64;
     fn adamw(
@@ -259,4 +263,6 @@ pub trait Train: Backend {
     );
     /// The whole buffer on the host.
     fn read(&self, x: &Self::Buf) -> Vec<f32>;
+    /// Part of a buffer on the host.
+    fn read_range(&self, x: &Self::Buf, offset: usize, len: usize) -> Vec<f32>;
 }

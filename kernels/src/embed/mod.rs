@@ -2,6 +2,8 @@
 
 use crate::par;
 
+pub mod reference;
+
 /// out[r] = table[ids[r]], [rows, width]. Ids must be inside the table (checked).
 pub fn gather(table: &[f32], ids: &[u32], out: &mut [f32], width: usize) {
     assert_eq!(out.len(), ids.len() * width, "gather: out must be [{}, {width}]", ids.len());
@@ -28,3 +30,6 @@ pub fn scatter_add(d: &[f32], ids: &[u32], table: &mut [f32], width: usize) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

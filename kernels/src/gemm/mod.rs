@@ -125,5 +125,8 @@ pub fn tn(dy: &[f32], x: &[f32], dw: &mut [f32], m: usize, n: usize, k: usize) {
     gemm(Threads::Pool, n, k, m, 1.0, Mat::rows(dy, n).t(), Mat::rows(x, k), dw, k, true);
 }
 
-#[cfg(target_arch = "wasm32")]
+#[cfg(any(target_arch = "wasm32", test))]
 mod wasm;
+
+#[cfg(test)]
+mod tests;

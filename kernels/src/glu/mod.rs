@@ -48,3 +48,6 @@ pub fn swiglu_backward(dy: &[f32], gate_up: &[f32], d_gate_up: &mut [f32], width
         backward(&dy[at..][..d.len() / 2], &gate_up[2 * at..][..d.len()], d, width)
     });
 }
+
+#[cfg(test)]
+mod tests;

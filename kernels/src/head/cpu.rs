@@ -1,5 +1,6 @@
 //! Statistics of many rows: logits of a tile of rows live in a scratch buffer of at most 2 M values.
 
+use super::race::race;
 use super::{MAX_TOP_K, STATS, field};
 use crate::backend::HeadJob;
 use crate::gemm::{Mat, Threads, gemm};
@@ -111,29 +112,21 @@ fn row_statistics(z: &[f32], key: &[u32], row: &mut [f32], job: &HeadJob, k: usi
             best[i] = (x, v as u32);
         }
     }
+    // every id forbidden or no number at all: id 0, whose logit says so
+    let argmax = if best[0].1 == u32::MAX { 0 } else { best[0].1 };
     row[field::LSE] = lse;
     row[field::MAX] = best[0].0;
-    row[field::ARGMAX] = f32::from_bits(best[0].1);
+    row[field::ARGMAX] = f32::from_bits(argmax);
     row[field::SECOND] = best[1].0;
     row[field::ENTROPY] = entropy;
     row[field::CURRENT] = z.get(key[3] as usize).copied().unwrap_or(f32::NEG_INFINITY);
-    let (mut candidate, mut margin, mut lse_t) = (best[0].1, best[0].0 - best[1].0, lse);
+    let (mut candidate, mut margin, mut lse_t) = (argmax, best[0].0 - best[1].0, lse);
     if job.temperature > 0.0 {
         let inv = 1.0 / job.temperature;
         let rng = Rng::new(job.seed, Stream::Token, key[2]);
-        let (mut first, mut second) = (f32::INFINITY, f32::INFINITY);
-        for (v, &x) in z.iter().enumerate() {
-            if x == f32::NEG_INFINITY {
-                continue;
-            }
-            let race = rng.exponential(key[1], key[0], v as u32).ln() - x * inv;
-            if race < first {
-                (second, first, candidate) = (first, race, v as u32);
-            } else if race < second {
-                second = race;
-            }
-        }
-        margin = second - first;
+        let race = race(z, inv, rng, key[1], key[0]);
+        candidate = race.winner.unwrap_or(argmax);
+        margin = race.second - race.first;
         lse_t = m * inv + tempered(z, m, inv).ln();
     }
     row[field::CANDIDATE] = f32::from_bits(candidate);

@@ -5,6 +5,7 @@
 
 mod cpu;
 mod loss;
+mod race;
 pub mod reference;
 
 pub use cpu::statistics;
@@ -99,3 +100,6 @@ impl RowHead {
         if temperature == 0.0 { 1.0 } else { (self.candidate_logit / temperature - self.lse_t).exp() }
     }
 }
+
+#[cfg(test)]
+mod tests;

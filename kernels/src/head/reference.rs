@@ -42,7 +42,7 @@ pub fn race(z: &[f64], temperature: f64, seed: u64, key: [u32; 3]) -> (u32, f64)
     (best.1, best.2 - best.0)
 }
 
-/// As [`super::loss`].
+/// As [`super::loss`]: (log_p, entropy, d_hidden, d_table).
 pub fn loss(
     hidden: &[f32],
     table: &[f32],
@@ -51,7 +51,7 @@ pub fn loss(
     width: usize,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>, Vec<f32>) {
     let (mut lps, mut ents) = (vec![], vec![]);
-    let mut dh = vec![0f32; rows.len() * width];
+    let mut dh = vec![0f64; rows.len() * width];
     let mut dt = vec![0f64; table.len()];
     for (r, row) in rows.iter().enumerate() {
         let h = &hidden[r * width..][..width];
@@ -64,14 +64,15 @@ pub fn loss(
             if *l > f64::NEG_INFINITY {
                 dz = -row.d_log_p as f64 * l.exp() - row.d_entropy as f64 * l.exp() * (l + ent);
             }
-            if v == row.target as usize {
+            if v == row.target as usize && *l > f64::NEG_INFINITY {
                 dz += row.d_log_p as f64;
             }
             for d in 0..width {
-                dh[r * width + d] += (dz * table[v * width + d] as f64) as f32;
+                dh[r * width + d] += dz * table[v * width + d] as f64;
                 dt[v * width + d] += dz * h[d] as f64;
             }
         }
     }
-    (lps, ents, dh, dt.iter().map(|x| *x as f32).collect())
+    let round = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect();
+    (lps, ents, round(dh), round(dt))
 }

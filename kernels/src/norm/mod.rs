@@ -7,3 +7,6 @@ mod cpu;
 pub mod reference;
 
 pub use cpu::{rms_norm, rms_norm_backward};
+
+#[cfg(test)]
+mod tests;

@@ -20,28 +20,39 @@ simd! {
     }
 }
 
-/// Sines and cosines of positions 0..=largest, [position][half], in f64 rounded once.
-fn table(positions: &[u32], shape: RopeShape) -> (Vec<f32>, Vec<f32>) {
-    let half = shape.head_dim / 2;
-    let n = positions.iter().max().map_or(0, |m| *m as usize + 1);
-    let freq: Vec<f64> =
-        (0..half).map(|i| (shape.theta as f64).powf(-2.0 * i as f64 / shape.head_dim as f64)).collect();
-    let angles = (0..n).flat_map(|p| freq.iter().map(move |f| p as f64 * f));
-    angles.map(|a| (a.sin() as f32, a.cos() as f32)).unzip()
+/// Sines and cosines [entry][half], in f64 rounded once, and the entry of every row: one per position where rows
+/// share positions (a batch), one per row where few rows stand far apart or far out (a block behind a cache).
+fn table(positions: &[u32], shape: RopeShape) -> (Vec<f32>, Vec<f32>, Vec<usize>) {
+    let first = positions.iter().min().copied().unwrap_or(0);
+    let last = positions.iter().max().copied().unwrap_or(0);
+    let (distinct, entry): (Vec<u32>, Vec<usize>) = if (last - first) as usize <= positions.len() {
+        ((first..=last).collect(), positions.iter().map(|p| (p - first) as usize).collect())
+    } else {
+        (positions.to_vec(), (0..positions.len()).collect())
+    };
+    let freq: Vec<f64> = (0..shape.head_dim / 2)
+        .map(|i| (shape.theta as f64).powf(-2.0 * i as f64 / shape.head_dim as f64))
+        .collect();
+    let angles = distinct.iter().flat_map(|p| freq.iter().map(move |f| *p as f64 * f));
+    let (sin, cos) = angles.map(|a| (a.sin() as f32, a.cos() as f32)).unzip();
+    (sin, cos, entry)
 }
 
 /// Rotates `shape.heads` heads of every row in place; `inverse` rotates back (the backward pass).
 pub fn rope(x: &mut [f32], positions: &[u32], shape: RopeShape, inverse: bool) {
     assert!(x.len() >= shape.rows * shape.stride && positions.len() >= shape.rows, "rope: short buffers");
     let half = shape.head_dim / 2;
-    let (sin, cos) = table(&positions[..shape.rows], shape);
+    let (sin, cos, entry) = table(&positions[..shape.rows], shape);
     let sign = if inverse { -1.0 } else { 1.0 };
     let chunk = 64;
     par::chunks(&mut x[..shape.rows * shape.stride], chunk * shape.stride, |i, rows| {
         for (r, row) in rows.chunks_exact_mut(shape.stride).enumerate() {
-            let at = positions[i * chunk + r] as usize * half;
+            let at = entry[i * chunk + r] * half;
             let part = &mut row[shape.col..][..shape.heads * shape.head_dim];
             rotate(part, &sin[at..at + half], &cos[at..at + half], half, sign);
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

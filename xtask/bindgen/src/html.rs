@@ -39,8 +39,8 @@ fn link(tag: &str, stem: &str) -> String {
     let href = attribute(tag, "href").unwrap_or_default();
     match attribute(tag, "rel") {
         Some("rust") => format!(
-            "<link rel=\"modulepreload\" href=\"{stem}.js\">\n  \
-             <link rel=\"preload\" href=\"{stem}_bg.wasm\" as=\"fetch\" type=\"application/wasm\" crossorigin>\n  \
+            "<link rel=\"modulepreload\" href=\"{stem}.js\">\n    \
+             <link rel=\"preload\" href=\"{stem}_bg.wasm\" as=\"fetch\" type=\"application/wasm\" crossorigin>\n    \
              <script type=\"module\" src=\"{BOOT}\"></script>"
         ),
         Some("css") => format!("<link rel=\"stylesheet\" href=\"{}\">", href.trim_start_matches("./")),

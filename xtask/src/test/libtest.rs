@@ -34,7 +34,9 @@ pub fn build(features: &[&str]) -> Result<Vec<Binary>> {
 
 /// The test binary that one of cargo's messages announces.
 fn binary(message: &str) -> Option<Binary> {
-    let is_test = message.contains("\"reason\":\"compiler-artifact\"") && message.contains("\"test\":true}");
+    // The target says whether it can be tested, the profile whether this artifact is the test.
+    let profile = &message[message.find("\"profile\":{")?..];
+    let is_test = profile.split('}').next().is_some_and(|profile| profile.contains("\"test\":true"));
     let executable = PathBuf::from(string_field(message, "executable").filter(|_| is_test)?);
     let manifest = PathBuf::from(string_field(message, "manifest_path")?);
     let folder = manifest.parent()?.to_owned();
@@ -182,7 +184,7 @@ mod tests {
             format!(
                 "{{\"reason\":\"compiler-artifact\",\"package_id\":\"path+file:///h/xtask/bindgen#xtask-bindgen@0.1.0\",\
                  \"manifest_path\":\"/h/xtask/bindgen/Cargo.toml\",\"target\":{{\"kind\":[\"bin\"],\
-                 \"name\":\"xtask-bindgen\"}},\"profile\":{{\"opt_level\":\"1\",\"test\":{test}}},\
+                 \"name\":\"xtask-bindgen\",\"test\":true}},\"profile\":{{\"opt_level\":\"1\",\"test\":{test}}},\
                  \"executable\":{executable},\"fresh\":true}}"
             )
         };

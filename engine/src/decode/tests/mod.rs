@@ -1,8 +1,13 @@
 //! Fakes that answer forwards: a table of exact conditionals, and nets whose logits are a hash of what a position
 //! may see, with a cache as strict as a real session's.
 
+mod cache;
+mod editing;
 mod identities;
 mod law;
+mod properties;
+mod records;
+mod user;
 
 use super::*;
 use hilda_kernels::{

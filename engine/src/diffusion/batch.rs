@@ -1,0 +1,156 @@
+//! From rows and plans to what a forward pass takes: ids, places, rule, hidden rows, targets, coefficients.
+//!
+//! Layouts, for rows of length L:
+//! - causal AR: the row itself, token n + 1 read from row n;
+//! - whole-row masked diffusion: x_t, bidirectional;
+//! - block diffusion: [x_t ; x_0], 2L rows with equal positions (BD3-LM, arXiv 2503.09573, section 3.1).
+//!
+//! Logit shift (`methods/decoding.md` 2.2): token n is read from noisy row n - 1; the first token of a block from
+//! the clean row before it. Coefficients are dL/d ln p after all normalisation (global batch).
+
+use hilda_kernels::head::LossRow;
+use hilda_kernels::{Base, MaskRule, Place};
+
+use super::corruption::{Kind, RowPlan, has_row};
+use crate::config::{EditSpec, PackingSpec};
+use crate::data::{Row, places};
+use crate::model::Shape;
+
+/// What one forward takes.
+#[derive(Clone, Debug)]
+pub struct Micro {
+    pub ids: Vec<u32>,
+    pub places: Vec<Place>,
+    pub rule: MaskRule,
+    pub shape: Shape,
+    /// hidden row of each supervised token
+    pub hidden_rows: Vec<u32>,
+    pub rows: Vec<LossRow>,
+    /// sequence of the micro-batch each supervised token belongs to
+    pub sequence: Vec<u32>,
+}
+
+impl Micro {
+    pub fn positions(&self) -> Vec<u32> {
+        self.places.iter().map(|p| p.position).collect()
+    }
+    /// Value of the objective from the log-probabilities of its rows: sum of coefficient times ln p.
+    pub fn value(&self, log_p: &[f32]) -> f64 {
+        self.rows.iter().zip(log_p).map(|(r, l)| r.d_log_p as f64 * *l as f64).sum()
+    }
+}
+
+/// Coefficients by kind, shared by every micro-batch of a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Normaliser {
+    pub masked: f64,
+    pub replaced: f64,
+    pub kept: f64,
+}
+
+impl Normaliser {
+    /// Masked tokens over all maskable tokens of the global batch; editing tokens over their own counts.
+    pub fn new(plans: &[RowPlan], edit: Option<EditSpec>) -> Normaliser {
+        let count =
+            |k: Kind| plans.iter().flat_map(|p| &p.picks).filter(|p| p.kind == k).count().max(1) as f64;
+        let counted: usize = plans.iter().map(|p| p.counted).sum();
+        let (edit_weight, keep_weight) = edit.map_or((0.0, 0.0), |e| (e.lambda_edit, e.lambda_keep));
+        Normaliser {
+            masked: 1.0 / counted.max(1) as f64,
+            replaced: edit_weight / count(Kind::Replaced),
+            kept: keep_weight / count(Kind::Kept),
+        }
+    }
+}
+
+/// Causal AR: mean cross-entropy with `normaliser` = 1 / counted tokens of the global batch.
+pub fn causal(rows: &[Row], packing: &PackingSpec, normaliser: f64) -> Micro {
+    let len = rows[0].tokens.len();
+    let mut m = empty(rows.len(), len, Base::Causal.into());
+    for (r, row) in rows.iter().enumerate() {
+        let p = places(row, packing, 1, 0);
+        for n in 1..len {
+            if has_row(&p, n, true) {
+                m.push(r, r * len + n - 1, row.tokens[n], -normaliser);
+            }
+        }
+        m.ids.extend(row.tokens);
+        m.places.extend(p);
+    }
+    m
+}
+
+/// Tokens with a row under the causal objective.
+pub fn causal_count(row: &Row, packing: &PackingSpec) -> usize {
+    let p = places(row, packing, 1, 0);
+    (1..row.tokens.len()).filter(|n| has_row(&p, *n, true)).count()
+}
+
+/// Masked or block diffusion. `block_size` None: whole-row bidirectional attention; Some(b): two streams.
+pub fn assemble(
+    rows: &[Row],
+    plans: &[RowPlan],
+    packing: &PackingSpec,
+    block_size: Option<usize>,
+    shift: bool,
+    norm: Normaliser,
+) -> Micro {
+    let len = rows[0].tokens.len();
+    let streams = if block_size.is_some() { 2 } else { 1 };
+    let rule = match block_size {
+        Some(_) => Base::BlockDiffusion { causal_clean: false },
+        None => Base::Bidirectional,
+    };
+    let mut m = empty(rows.len(), streams * len, rule.into());
+    for (r, (row, plan)) in rows.iter().zip(plans).enumerate() {
+        let p = places(row, packing, block_size.unwrap_or(0), 1);
+        let base = r * streams * len;
+        for pick in &plan.picks {
+            let n = pick.column as usize;
+            let starts_block = block_size.is_some() && (n == 0 || p[n].block != p[n - 1].block);
+            let hidden = match (shift, starts_block) {
+                (false, _) => base + n,
+                (true, false) => base + n - 1,
+                (true, true) => base + len + n - 1,
+            };
+            let c = pick.weight as f64
+                * match pick.kind {
+                    Kind::Masked => norm.masked,
+                    Kind::Replaced => norm.replaced,
+                    Kind::Kept => norm.kept,
+                };
+            if c != 0.0 {
+                m.push(r, hidden, row.tokens[n], -c);
+            }
+        }
+        m.ids.extend(&plan.noisy);
+        m.places.extend(&p);
+        if streams == 2 {
+            m.ids.extend(row.tokens);
+            m.places.extend(p.iter().map(|p| Place { stream: 0, ..*p }));
+        }
+    }
+    m
+}
+
+fn empty(batch: usize, len: usize, rule: MaskRule) -> Micro {
+    let shape = Shape { batch, len };
+    let n = shape.rows();
+    Micro {
+        ids: Vec::with_capacity(n),
+        places: Vec::with_capacity(n),
+        rule,
+        shape,
+        hidden_rows: vec![],
+        rows: vec![],
+        sequence: vec![],
+    }
+}
+
+impl Micro {
+    fn push(&mut self, sequence: usize, hidden: usize, target: u32, d_log_p: f64) {
+        self.hidden_rows.push(hidden as u32);
+        self.rows.push(LossRow { target, d_log_p: d_log_p as f32, d_entropy: 0.0 });
+        self.sequence.push(sequence as u32);
+    }
+}

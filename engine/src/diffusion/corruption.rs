@@ -1,0 +1,245 @@
+//! Corruption of a global batch: which tokens are masked or replaced, and what each pick weighs.
+//!
+//! Absorbing mask with the linear schedule: a token of a group (a row, or a block) is masked with probability t,
+//! weight 1/t, t in [low, high] (`methods/mdlm.md` 2.1: the convention whose constant-denoiser value is unbiased).
+//! Rates are stratified over all groups of the global batch: u_g = (pi(g) + U_g) / G with pi a seeded permutation,
+//! because strata in row order would tie the rate to the position (`methods/block_diffusion.md` 2.3).
+//!
+//! Token editing (T2T; `methods/llada21_editing.md` 2.3): in a share `mix` of the groups each visible token is
+//! replaced by a uniform random ordinary id with probability r ~ U(0, rate); replaced tokens and, in these groups,
+//! untouched ones are supervised with their own weights.
+//!
+//! A token without a row (with the logit shift: the first of a row or document) is neither corrupted nor counted.
+
+use hilda_kernels::Place;
+use hilda_kernels::rng::{Rng, Stream};
+
+use crate::config::{EditSpec, Weighting};
+
+/// Why a token is supervised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// masked, to be predicted
+    Masked,
+    /// visible but wrong
+    Replaced,
+    /// visible and right, in a group that holds wrong ones
+    Kept,
+}
+
+/// One supervised token of a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pick {
+    /// column in the row
+    pub column: u32,
+    pub kind: Kind,
+    /// 1/t or 1 for masked tokens, 1 otherwise
+    pub weight: f32,
+}
+
+/// A corrupted row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowPlan {
+    /// x_t, [L]
+    pub noisy: Vec<u32>,
+    pub picks: Vec<Pick>,
+    /// tokens that could have been masked
+    pub counted: usize,
+}
+
+/// The corruption process of a phase.
+#[derive(Clone, Debug)]
+pub struct Corruption {
+    pub seed: u64,
+    pub mask_id: u32,
+    /// ids never drawn as replacements (specials); ids >= vocab are never drawn
+    pub forbid: Vec<u32>,
+    pub eos_id: u32,
+    pub vocab: usize,
+    /// mask rates
+    pub t: [f64; 2],
+    pub weighting: Weighting,
+    pub shift: bool,
+    pub edit: Option<EditSpec>,
+    /// one rate per block (else per row)
+    pub per_block: bool,
+}
+
+/// Can the token at `column` be predicted at all?
+pub fn has_row(places: &[Place], column: usize, shift: bool) -> bool {
+    !shift || (column > 0 && places[column].document == places[column - 1].document)
+}
+
+impl Corruption {
+    /// Corrupts the rows of step `step`. `tokens` and `places` (noisy stream) are one entry a row.
+    pub fn draw(&self, step: u32, tokens: &[&[u32]], places: &[Vec<Place>]) -> Vec<RowPlan> {
+        self.draw_strata(step, tokens, places, None)
+    }
+
+    /// As [`Corruption::draw`]; with `ring = Some((j, k))` every group's rates over the k draws j = 0..k are
+    /// stratified too: u_g(j) = frac(u_g + j / k), with u_g the stratum of draw 0.
+    pub fn draw_strata(
+        &self,
+        step: u32,
+        tokens: &[&[u32]],
+        places: &[Vec<Place>],
+        ring: Option<(usize, usize)>,
+    ) -> Vec<RowPlan> {
+        let time_step = if ring.is_some() { 0 } else { step };
+        // groups: consecutive columns of equal block, or whole rows
+        let starts: Vec<Vec<usize>> = places.iter().map(|p| self.group_starts(p)).collect();
+        let groups: usize = starts.iter().map(Vec::len).sum();
+        let strata = Rng::new(self.seed, Stream::Time, 1).permutation(time_step, groups);
+        let time = Rng::new(self.seed, Stream::Time, 0);
+        let choice = Rng::new(self.seed, Stream::Choice, 1);
+        let mut group = 0u32;
+        let mut out = Vec::with_capacity(tokens.len());
+        for (r, (x, p)) in tokens.iter().zip(places).enumerate() {
+            let mut plan = RowPlan { noisy: x.to_vec(), picks: vec![], counted: 0 };
+            for (i, start) in starts[r].iter().enumerate() {
+                let end = starts[r].get(i + 1).copied().unwrap_or(x.len());
+                let u = (strata[group as usize] as f64 + time.uniform(time_step, group, 0)) / groups as f64;
+                let u = ring.map_or(u, |(j, k)| (u + j as f64 / k as f64).fract());
+                let t = self.t[0] + (self.t[1] - self.t[0]) * u;
+                let replace = self.edit.filter(|e| choice.uniform(step, group, 0) < e.mix);
+                let rate = replace.map(|e| e.rate * choice.uniform(step, group, 1));
+                self.corrupt(step, r, x, p, *start..end, t, rate, &mut plan);
+                group += 1;
+            }
+            out.push(plan);
+        }
+        out
+    }
+
+    fn group_starts(&self, places: &[Place]) -> Vec<usize> {
+        let new = |i: usize| i == 0 || (self.per_block && places[i].block != places[i - 1].block);
+        (0..places.len()).filter(|i| new(*i)).collect()
+    }
+
+    fn corrupt(
+        &self,
+        step: u32,
+        row: usize,
+        x: &[u32],
+        places: &[Place],
+        span: std::ops::Range<usize>,
+        t: f64,
+        rate: Option<f64>,
+        plan: &mut RowPlan,
+    ) {
+        let mask = Rng::new(self.seed, Stream::Mask, 0);
+        let replace = Rng::new(self.seed, Stream::Replace, 0);
+        let weight = match self.weighting {
+            Weighting::InvT => (1.0 / t) as f32,
+            Weighting::Uniform => 1.0,
+        };
+        for column in span {
+            if !has_row(places, column, self.shift) {
+                continue;
+            }
+            plan.counted += 1;
+            let position = (row * x.len() + column) as u32;
+            let pick = |kind, weight| Pick { column: column as u32, kind, weight };
+            if mask.uniform(step, position, 0) < t {
+                plan.noisy[column] = self.mask_id;
+                plan.picks.push(pick(Kind::Masked, weight));
+            } else if let Some(rate) = rate {
+                if replace.uniform(step, position, 0) < rate {
+                    plan.noisy[column] = self.wrong_id(&replace, step, position, x[column]);
+                    plan.picks.push(pick(Kind::Replaced, 1.0));
+                } else {
+                    plan.picks.push(pick(Kind::Kept, 1.0));
+                }
+            }
+        }
+    }
+
+    /// A uniform ordinary id other than `truth`.
+    fn wrong_id(&self, rng: &Rng, step: u32, position: u32, truth: u32) -> u32 {
+        for lane in 1.. {
+            let id = rng.below(step, position, lane, self.vocab as u64) as u32;
+            if id != truth && id != self.mask_id && id != self.eos_id && !self.forbid.contains(&id) {
+                return id;
+            }
+        }
+        unreachable!("a vocabulary has ordinary ids")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(shift: bool, edit: Option<EditSpec>, per_block: bool) -> Corruption {
+        Corruption {
+            seed: 9,
+            mask_id: 1,
+            forbid: vec![1, 2],
+            eos_id: 0,
+            vocab: 40,
+            t: [1e-3, 1.0],
+            weighting: Weighting::InvT,
+            shift,
+            edit,
+            per_block,
+        }
+    }
+    fn row(l: u32, block: u32) -> Vec<Place> {
+        (0..l).map(|p| Place { position: p, document: 0, block: p / block, stream: 1 }).collect()
+    }
+
+    #[test]
+    fn only_picks_are_corrupted_and_the_first_token_survives_a_shift() {
+        let c =
+            process(true, Some(EditSpec { mix: 1.0, rate: 0.5, lambda_edit: 1.0, lambda_keep: 0.1 }), true);
+        let x: Vec<u32> = (0..32).map(|i| 3 + i % 30).collect();
+        for step in 0..50 {
+            for plan in c.draw(step, &[&x, &x], &[row(32, 8), row(32, 8)]) {
+                assert_eq!((plan.noisy[0], plan.counted), (x[0], 31));
+                let mut kinds = vec![None; 32];
+                plan.picks.iter().for_each(|p| kinds[p.column as usize] = Some(p.kind));
+                for (i, kind) in kinds.iter().enumerate() {
+                    match kind {
+                        Some(Kind::Masked) => assert_eq!(plan.noisy[i], 1),
+                        Some(Kind::Replaced) => assert!(plan.noisy[i] != x[i] && plan.noisy[i] > 2),
+                        _ => assert_eq!(plan.noisy[i], x[i]),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rates_are_stratified_and_do_not_follow_the_position() {
+        let c = process(false, None, true);
+        let x = vec![5u32; 64];
+        let places: Vec<_> = (0..16).map(|_| row(64, 8)).collect();
+        let (mut first, mut last, mut all) = (0.0, 0.0, 0.0);
+        let n = 200;
+        for step in 0..n {
+            for plan in c.draw(step, &vec![&x[..]; 16], &places) {
+                let share = |a: usize, b: usize| plan.noisy[a..b].iter().filter(|t| **t == 1).count() as f64;
+                first += share(0, 8);
+                last += share(56, 64);
+                all += share(0, 64);
+            }
+        }
+        let count = 16.0 * n as f64;
+        assert!((first / count / 8.0 - 0.5).abs() < 0.01 && (last / count / 8.0 - 0.5).abs() < 0.01);
+        assert!((all / count / 64.0 - 0.5).abs() < 0.003);
+    }
+
+    /// `methods/mdlm.md` 5.2: the weighted sum of a uniform denoiser is L ln(V - 1) in expectation.
+    #[test]
+    fn uniform_denoiser_is_unbiased() {
+        let c = process(false, None, false);
+        let x = vec![5u32; 16];
+        let (mut s, n) = (0.0, 4000);
+        for step in 0..n {
+            for plan in c.draw(step, &vec![&x[..]; 8], &vec![row(16, 16); 8]) {
+                s += plan.picks.iter().map(|p| p.weight as f64).sum::<f64>() / 16.0 / 8.0;
+            }
+        }
+        assert!((s / n as f64 - 1.0).abs() < 0.02, "{}", s / n as f64);
+    }
+}

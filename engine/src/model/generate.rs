@@ -1,0 +1,147 @@
+//! From a prompt and a model to a decoding, and the loop that runs it on a device that answers at once.
+//!
+//! A document begins with the end-of-text token (training rows are documents laid end to end, each ended by it), so
+//! the prompt does too; with the logit shift this also gives position 1 the row it is read from.
+
+use std::sync::Arc;
+
+use hilda_kernels::{Cpu, Train};
+
+use super::session::{Session, SessionError, Weights};
+use super::{LoadedModel, Serving};
+use crate::config::ModelConfig;
+use crate::data::{DataError, Tokenizer};
+use crate::decode::{Attention, DecodeConfig, DecodeError, Decoder, PolicySpec, Trajectory};
+
+/// What a person asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    pub prompt: String,
+    /// tokens after the prompt
+    pub length: usize,
+    /// None = the model's own default
+    pub policy: Option<PolicySpec>,
+    pub temperature: f32,
+    pub seed: u64,
+    /// fill with everything visible, instead of block by block
+    pub whole: bool,
+    pub top_k: usize,
+    /// (position in the sequence, token id) set by the user
+    pub fixed: Vec<(u32, u32)>,
+}
+
+impl Request {
+    /// The model's default policy at temperature 0.
+    pub fn new(prompt: impl Into<String>, length: usize) -> Self {
+        Request {
+            prompt: prompt.into(),
+            length,
+            policy: None,
+            temperature: 0.0,
+            seed: 0,
+            whole: false,
+            top_k: 8,
+            fixed: vec![],
+        }
+    }
+}
+
+/// Errors of a generation.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    #[error("prompt: {0}")]
+    Tokenizer(#[from] DataError),
+    #[error("prompt and length take {asked} positions, the model's context is {context}")]
+    TooLong { asked: usize, context: usize },
+    #[error("tokenizer has {tokenizer} tokens, the model {model}")]
+    Vocabulary { tokenizer: usize, model: usize },
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+/// The policy a model is decoded with unless asked otherwise.
+pub fn default_policy(serving: Serving) -> PolicySpec {
+    match serving {
+        Serving { attention: Attention::Causal, .. } => PolicySpec::LeftToRight {},
+        Serving { edits: true, .. } => PolicySpec::quality(),
+        _ => PolicySpec::default(),
+    }
+}
+
+/// Everything a [`Decoder`] needs, checked against the model.
+pub fn decode_config(
+    model: &ModelConfig,
+    serving: Serving,
+    tokenizer: &Tokenizer,
+    r: &Request,
+) -> Result<DecodeConfig, GenerateError> {
+    if tokenizer.vocab() != model.vocab {
+        return Err(GenerateError::Vocabulary { tokenizer: tokenizer.vocab(), model: model.vocab });
+    }
+    let mut prompt = vec![model.eos_id];
+    prompt.extend(tokenizer.encode(&r.prompt)?);
+    let length = prompt.len() + r.length;
+    if length > model.context {
+        return Err(GenerateError::TooLong { asked: length, context: model.context });
+    }
+    let mut c = DecodeConfig::new(prompt, length as u32, model.vocab as u32, model.mask_id);
+    c.attention = if r.whole && serving.attention != Attention::Causal {
+        Attention::Bidirectional
+    } else {
+        serving.attention
+    };
+    c.block_size = if c.attention == Attention::BlockCausal { serving.block_size as u32 } else { 0 };
+    c.shift = serving.shift;
+    c.eos_id = Some(model.eos_id);
+    c.forbid = model.forbid.clone();
+    c.policy = r.policy.unwrap_or_else(|| default_policy(serving));
+    c.temperature = r.temperature;
+    c.seed = r.seed;
+    c.top_k = r.top_k;
+    c.fixed = r.fixed.clone();
+    c.early_stop = true;
+    Ok(c)
+}
+
+/// Text of a finished decoding: after the leading end-of-text, up to the next one.
+pub fn text(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    let eos = tokenizer.specials().eos;
+    let body = ids.strip_prefix(&[eos]).unwrap_or(ids);
+    let end = body.iter().position(|id| *id == eos).unwrap_or(body.len());
+    tokenizer.decode(&body[..end])
+}
+
+/// Decodes to the end on a device whose buffers can be read at once. `step` sees every event; false stops.
+pub fn run<B: Train>(
+    b: &B,
+    session: &mut Session<B>,
+    decoder: &mut Decoder,
+    mut step: impl FnMut(&crate::decode::StepEvent) -> bool,
+) -> Result<(), GenerateError> {
+    while let Some(request) = decoder.next() {
+        let pending = session.forward(b, &request)?;
+        let values = b.read_range(&session.stats, 0, pending.len());
+        let event = decoder.apply(pending.decode(&values))?;
+        if !step(&event) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// One text on the CPU.
+pub fn generate(
+    model: &LoadedModel,
+    tokenizer: &Tokenizer,
+    r: &Request,
+) -> Result<(String, Trajectory), GenerateError> {
+    let config = decode_config(&model.config, model.serving, tokenizer, r)?;
+    let weights = Arc::new(Weights::new(&Cpu, model));
+    let mut session = Session::new(&Cpu, weights, config.length as usize);
+    let mut decoder = Decoder::new(config)?;
+    run(&Cpu, &mut session, &mut decoder, |_| true)?;
+    let ids = decoder.state().ids().to_vec();
+    Ok((text(tokenizer, &ids), decoder.trajectory()))
+}

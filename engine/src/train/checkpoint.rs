@@ -1,0 +1,153 @@
+//! Training checkpoints: `ckpt/step-N/{config.json, model.safetensors, trainer.safetensors, tokenizer.json,
+//! README.md}`, written beside and renamed. Resuming from one continues bit for bit.
+//!
+//! `model.safetensors` holds the weights that are evaluated (the average if it is on); `trainer.safetensors` the
+//! raw weights, both moments and the counters.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hilda_kernels::Train;
+use safetensors::{Dtype, SafeTensors};
+
+use super::folder::{FolderError, io};
+use super::step::Learner;
+use crate::model::Serving;
+use crate::model::checkpoint::{self as model, CheckpointError, Format};
+
+/// Counters of a checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Counters {
+    pub step: u64,
+    pub tokens: u64,
+    pub updates: u64,
+    pub ema_updates: u64,
+    pub ema: bool,
+    /// best validation value so far, and where
+    pub best: Option<(f64, u64)>,
+    pub seconds: f64,
+}
+
+/// Errors of saving and resuming.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error("{path}: {source}")]
+    Checkpoint { path: PathBuf, source: CheckpointError },
+}
+
+/// Steps with a complete checkpoint, ascending.
+pub fn list(run: &Path) -> Vec<u64> {
+    let names = fs::read_dir(run.join("ckpt")).into_iter().flatten().flatten();
+    let mut steps: Vec<u64> =
+        names.filter_map(|e| e.file_name().to_str()?.strip_prefix("step-")?.parse().ok()).collect();
+    steps.sort_unstable();
+    steps
+}
+
+/// Folder of a checkpoint.
+pub fn folder(run: &Path, step: u64) -> PathBuf {
+    run.join("ckpt").join(format!("step-{step}"))
+}
+
+fn flat(name: &str, values: &[f32]) -> (String, Dtype, Vec<usize>, Vec<u8>) {
+    (name.into(), Dtype::F32, vec![values.len()], bytemuck::cast_slice(values).to_vec())
+}
+
+/// Writes a checkpoint and removes older ones beyond the last two and the best. Returns its size in bytes.
+pub fn save<B: Train>(
+    run: &Path,
+    learner: &Learner<B>,
+    counters: &Counters,
+    serving: Serving,
+    tokenizer: &[u8],
+    card: &str,
+) -> Result<u64, SaveError> {
+    let c = &learner.trunk.config;
+    let b = &learner.backend;
+    let to = folder(run, counters.step);
+    let beside = run.join("ckpt").join(format!(".step-{}.new", counters.step));
+    let failed = |source| SaveError::Checkpoint { path: to.clone(), source };
+    let _ = fs::remove_dir_all(&beside);
+    io(&beside, fs::create_dir_all(&beside))?;
+    let evaluated = b.read(learner.evaluated());
+    let counters_json = serde_json::to_vec(counters).expect("plain data");
+    let state = model::serialize(&[
+        flat("params", &b.read(&learner.params)),
+        flat("m", &b.read(&learner.m)),
+        flat("v", &b.read(&learner.v)),
+        ("counters".into(), Dtype::U8, vec![counters_json.len()], counters_json),
+    ])
+    .map_err(failed)?;
+    let files: [(&str, Vec<u8>); 5] = [
+        ("config.json", model::config_json(c, serving).into_bytes()),
+        ("model.safetensors", model::save(c, &evaluated, Format::F32).map_err(failed)?),
+        ("trainer.safetensors", state),
+        ("tokenizer.json", tokenizer.to_vec()),
+        ("README.md", card.as_bytes().to_vec()),
+    ];
+    let bytes = files.iter().map(|(_, b)| b.len() as u64).sum();
+    let write = || -> std::io::Result<()> {
+        for (name, data) in &files {
+            let mut f = fs::File::create(beside.join(name))?;
+            std::io::Write::write_all(&mut f, data)?;
+            f.sync_all()?;
+        }
+        let _ = fs::remove_dir_all(&to);
+        fs::rename(&beside, &to)
+    };
+    io(
+        &to,
+        write().inspect_err(|_| {
+            let _ = fs::remove_dir_all(&beside);
+        }),
+    )?;
+    let steps = list(run);
+    let best = counters.best.map(|b| b.1);
+    for old in steps.iter().rev().skip(2).filter(|s| Some(**s) != best) {
+        let _ = fs::remove_dir_all(folder(run, *old));
+    }
+    Ok(bytes)
+}
+
+/// Restores weights, moments, average and counters.
+pub fn resume<B: Train>(dir: &Path, learner: &mut Learner<B>) -> Result<Counters, SaveError> {
+    let failed = |source| SaveError::Checkpoint { path: dir.into(), source };
+    let path = dir.join("trainer.safetensors");
+    let bytes = io(&path, fs::read(&path))?;
+    let st = SafeTensors::deserialize(&bytes).map_err(|e| failed(CheckpointError::Format(e.to_string())))?;
+    let view =
+        st.tensor("counters").map_err(|_| failed(CheckpointError::Missing { name: "counters".into() }))?;
+    let counters: Counters = serde_json::from_slice(view.data())
+        .map_err(|e| failed(CheckpointError::Format(format!("counters: {e}"))))?;
+    let n = learner.trunk.layout.total;
+    let mut values = vec![0f32; n];
+    for (name, which) in [("params", 0), ("m", 1), ("v", 2)] {
+        model::read_tensor(&st, name, &[n], &mut values).map_err(failed)?;
+        let to = match which {
+            0 => &mut learner.params,
+            1 => &mut learner.m,
+            _ => &mut learner.v,
+        };
+        learner.backend.write(to, 0, &values);
+    }
+    if counters.ema {
+        let loaded = read_model(dir)?;
+        let mut ema = learner.backend.buf(n);
+        learner.backend.write(&mut ema, 0, &loaded.params);
+        learner.ema = Some(ema);
+    }
+    (learner.updates, learner.ema_updates) = (counters.updates, counters.ema_updates);
+    Ok(counters)
+}
+
+/// Reads `config.json` and `model.safetensors` of a checkpoint or model folder.
+pub fn read_model(dir: &Path) -> Result<model::LoadedModel, SaveError> {
+    let (c, m) = (dir.join("config.json"), dir.join("model.safetensors"));
+    let text = io(&c, fs::read_to_string(&c))?;
+    let file = io(&m, fs::File::open(&m))?;
+    // SAFETY: checkpoints are renamed into place and never rewritten.
+    let map = io(&m, unsafe { memmap2::Mmap::map(&file) })?;
+    model::load(&text, &map).map_err(|source| SaveError::Checkpoint { path: dir.into(), source })
+}

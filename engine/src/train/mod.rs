@@ -1,0 +1,14 @@
+//! Training: batches, optimiser, schedules, checkpoints, the loop and its run folder.
+
+pub mod checkpoint;
+pub mod folder;
+pub mod input;
+pub mod samples;
+pub mod schedule;
+pub mod step;
+pub mod trainer;
+
+pub use folder::{FolderError, RunFolder};
+pub use input::Input;
+pub use step::Learner;
+pub use trainer::{Hooks, Outcome, TrainError, train};

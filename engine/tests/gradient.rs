@@ -1,0 +1,173 @@
+//! Gradients of the whole model against candle's autograd, built from basic operations only (its fused norms,
+//! softmax and rotary embedding have no backward pass), for every objective.
+
+use candle_core::{D, Device, Tensor, Var};
+use hilda_engine::config::{ModelSpec, RunConfig};
+use hilda_engine::data::{Packed, Row};
+use hilda_engine::diffusion::Micro;
+use hilda_engine::model::{Layout, Trunk};
+use hilda_engine::train::step::{Learner, micro_batches, plan_rows};
+use hilda_kernels::{At, Cpu};
+
+fn recipe(phase: &str) -> RunConfig {
+    RunConfig::from_toml(&format!(
+        "name = \"g\"\n[model]\nwidth = 16\nlayers = 2\nheads = 4\nkv_heads = 2\nmlp = 24\n[data]\ntrain = \"x\"\n\
+         packing = {{ length = 24 }}\n[batch]\nrows = 3\nmicro = 3\n[[phase]]\n{phase}\ntokens = 100000\nlr = {{ peak = 1e-2 }}"
+    ))
+    .unwrap()
+}
+
+struct Oracle<'a> {
+    trunk: &'a Trunk,
+    params: Var,
+}
+
+impl Oracle<'_> {
+    fn tensor(&self, at: At, shape: &[usize]) -> Tensor {
+        self.params.as_tensor().narrow(0, at.offset, at.len).unwrap().reshape(shape).unwrap()
+    }
+    fn norm(&self, x: &Tensor, w: At) -> Tensor {
+        let c = &self.trunk.config;
+        let s =
+            (x.sqr().unwrap().mean_keepdim(D::Minus1).unwrap() + c.norm_eps as f64).unwrap().sqrt().unwrap();
+        x.broadcast_div(&s).unwrap().broadcast_mul(&self.tensor(w, &[c.width])).unwrap()
+    }
+    fn linear(&self, x: &Tensor, w: At, out: usize) -> Tensor {
+        let k = w.len / out;
+        x.matmul(&self.tensor(w, &[out, k]).t().unwrap()).unwrap()
+    }
+    /// [rows, heads * hd] -> rotated [heads, rows, hd]
+    fn heads(&self, x: &Tensor, heads: usize, rotate: Option<&[u32]>) -> Tensor {
+        let hd = self.trunk.config.head_dim;
+        let rows = x.dim(0).unwrap();
+        let x = x.reshape((rows, heads, hd)).unwrap().transpose(0, 1).unwrap().contiguous().unwrap();
+        let Some(positions) = rotate else { return x };
+        let half = hd / 2;
+        let angle = |f: fn(f32) -> f32| -> Tensor {
+            let v: Vec<f32> = positions
+                .iter()
+                .flat_map(|p| (0..half).map(move |i| (*p, i)))
+                .map(|(p, i)| f(p as f32 * self.trunk.config.rope_theta.powf(-2.0 * i as f32 / hd as f32)))
+                .collect();
+            Tensor::from_vec(v, (1, rows, half), &Device::Cpu).unwrap()
+        };
+        let (sin, cos) = (angle(f32::sin), angle(f32::cos));
+        let (a, b) = (x.narrow(2, 0, half).unwrap(), x.narrow(2, half, half).unwrap());
+        let first = (a.broadcast_mul(&cos).unwrap() - b.broadcast_mul(&sin).unwrap()).unwrap();
+        let second = (b.broadcast_mul(&cos).unwrap() + a.broadcast_mul(&sin).unwrap()).unwrap();
+        Tensor::cat(&[first, second], 2).unwrap()
+    }
+    fn softmax(z: &Tensor) -> Tensor {
+        let e = z.broadcast_sub(&z.max_keepdim(D::Minus1).unwrap().detach()).unwrap().exp().unwrap();
+        e.broadcast_div(&e.sum_keepdim(D::Minus1).unwrap()).unwrap()
+    }
+    /// The objective's value of one micro-batch.
+    fn value(&self, m: &Micro) -> Tensor {
+        let (c, l) = (&self.trunk.config, &self.trunk.layout);
+        let len = m.shape.len;
+        let embed = self.tensor(l.embed, &[c.vocab, c.width]);
+        let mut hidden = vec![];
+        for s in 0..m.shape.batch {
+            let (ids, places) = (&m.ids[s * len..][..len], &m.places[s * len..][..len]);
+            let positions: Vec<u32> = places.iter().map(|p| p.position).collect();
+            let mask: Vec<f32> = places
+                .iter()
+                .flat_map(|q| places.iter().map(move |k| if m.rule.allowed(*q, *k) { 0.0 } else { -1e9 }))
+                .collect();
+            let mask = Tensor::from_vec(mask, (1, len, len), &Device::Cpu).unwrap();
+            let mut x = embed.index_select(&Tensor::new(ids, &Device::Cpu).unwrap(), 0).unwrap();
+            for w in &l.layers {
+                let h = self.norm(&x, w.norm1);
+                let qkv = self.linear(&h, w.qkv, c.qkv());
+                let (nq, nk) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+                let q = self.heads(&qkv.narrow(1, 0, nq).unwrap(), c.heads, Some(&positions));
+                let k = self.heads(&qkv.narrow(1, nq, nk).unwrap(), c.kv_heads, Some(&positions));
+                let v = self.heads(&qkv.narrow(1, nq + nk, nk).unwrap(), c.kv_heads, None);
+                let group: Vec<u32> = (0..c.heads).map(|h| (h / (c.heads / c.kv_heads)) as u32).collect();
+                let group = Tensor::new(group, &Device::Cpu).unwrap();
+                let (k, v) = (k.index_select(&group, 0).unwrap(), v.index_select(&group, 0).unwrap());
+                let scale = 1.0 / (c.head_dim as f64).sqrt();
+                let z = (q.matmul(&k.transpose(1, 2).unwrap()).unwrap() * scale).unwrap();
+                let p = Self::softmax(&z.broadcast_add(&mask).unwrap());
+                let o = p.matmul(&v).unwrap().transpose(0, 1).unwrap().contiguous().unwrap();
+                let o = o.reshape((len, nq)).unwrap();
+                x = (x + self.linear(&o, w.out, c.width)).unwrap();
+                let gu = self.linear(&self.norm(&x, w.norm2), w.gate_up, 2 * c.mlp);
+                let (g, u) = (gu.narrow(1, 0, c.mlp).unwrap(), gu.narrow(1, c.mlp, c.mlp).unwrap());
+                let silu = (&g / (g.neg().unwrap().exp().unwrap() + 1.0).unwrap()).unwrap();
+                x = (x + self.linear(&(silu * u).unwrap(), w.down, c.width)).unwrap();
+            }
+            hidden.push(self.norm(&x, l.norm));
+        }
+        let hidden = Tensor::cat(&hidden, 0).unwrap();
+        let rows =
+            hidden.index_select(&Tensor::new(m.hidden_rows.as_slice(), &Device::Cpu).unwrap(), 0).unwrap();
+        let z = rows.matmul(&embed.t().unwrap()).unwrap();
+        let forbid: Vec<f32> =
+            (0..c.vocab as u32).map(|v| if c.forbid.contains(&v) { -1e9 } else { 0.0 }).collect();
+        let z = z.broadcast_add(&Tensor::from_vec(forbid, (1, c.vocab), &Device::Cpu).unwrap()).unwrap();
+        let max = z.max_keepdim(1).unwrap().detach();
+        let lse = (z.broadcast_sub(&max).unwrap().exp().unwrap().sum_keepdim(1).unwrap().log().unwrap()
+            + max)
+            .unwrap();
+        let target: Vec<u32> = m.rows.iter().map(|r| r.target).collect();
+        let n = target.len();
+        let target = Tensor::from_vec(target, (n, 1), &Device::Cpu).unwrap();
+        let lp = (z.gather(&target, 1).unwrap() - lse).unwrap();
+        let c: Vec<f32> = m.rows.iter().map(|r| r.d_log_p).collect();
+        (lp * Tensor::from_vec(c, (n, 1), &Device::Cpu).unwrap()).unwrap().sum_all().unwrap()
+    }
+}
+
+/// A row holds two documents and a bit, so that boundaries matter.
+fn data(vocab: u32) -> Packed {
+    let rows = (0..72u32).map(|i| if i % 11 == 7 { 0 } else { 3 + (i * 7919) % (vocab - 3) }).collect();
+    Packed { rows, length: 24, eos: 0, documents: 7, tokens: 72 }
+}
+
+#[test]
+fn every_objective_matches_candle() {
+    let edit = "edit = { mix = 1.0, rate = 0.5, lambda_edit = 1.0, lambda_keep = 0.3 }";
+    for phase in [
+        "objective = \"ar\"".to_string(),
+        "objective = \"mdlm\"".into(),
+        format!("objective = \"mdlm\"\nshift = true\n{edit}"),
+        "objective = \"block\"\nblock_size = 4".into(),
+        format!("objective = \"block\"\nblock_size = 8\nshift = true\n{edit}"),
+        "objective = \"block\"\nblock_size = 0\nshift = true".into(),
+    ] {
+        let config = recipe(&phase);
+        let model =
+            ModelSpec { context: Some(24), ..config.model.clone() }.resolve(37, 1, 0, vec![1, 2]).unwrap();
+        let trunk = Trunk::new(model);
+        let params: Vec<f32> = Layout::new(&trunk.config)
+            .init(&trunk.config, 5)
+            .iter()
+            .map(|p| if *p == 1.0 { 0.9 } else { 8.0 * p })
+            .collect();
+        let data = data(37);
+        let rows: Vec<Row> = (0..3).map(|i| data.row(i)).collect();
+        let micro = micro_batches(&config, &trunk, &config.phases[0], &rows, 3).remove(0);
+        assert!(!micro.rows.is_empty());
+        let mut learner = Learner::new(Cpu, trunk.clone(), &params, plan_rows(&config));
+        learner.zero_grads();
+        let (value, _) = learner.accumulate(&micro);
+        let got = learner.gradient();
+
+        let var =
+            Var::from_tensor(&Tensor::from_vec(params.clone(), params.len(), &Device::Cpu).unwrap()).unwrap();
+        let oracle = Oracle { trunk: &trunk, params: var };
+        let want = oracle.value(&micro);
+        let grads = want.backward().unwrap();
+        let want_grad = grads.get(oracle.params.as_tensor()).unwrap().to_vec1::<f32>().unwrap();
+        let want = want.to_scalar::<f32>().unwrap() as f64;
+        assert!((value - want).abs() < 1e-5 * want.abs(), "{phase}: value {value} against {want}");
+        for t in trunk.layout.named(&trunk.config) {
+            let (g, w) = (&got[t.at.offset..][..t.at.len], &want_grad[t.at.offset..][..t.at.len]);
+            let scale = w.iter().fold(0f32, |m, x| m.max(x.abs()));
+            let worst = g.iter().zip(w).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(scale > 0.0, "{phase}: {} has no gradient", t.name);
+            assert!(worst <= 2e-4 * scale + 1e-7, "{phase}: {}: {worst} of {scale}", t.name);
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! [`Backend`] for [`Web`]: check the shapes, choose a variant, record.
+
+use super::buffer::{ALIGN, Raw, WebBuf, WebIds, WebMask};
+use super::device::Web;
+use super::error::WebError;
+use super::record::{Part, rule_words};
+use super::shader::{FLAT, HEAD_FLAT, HEAD_WIDE, Kernel, LARGE, SMALL, Tile};
+use crate::attention::rule::{MaskRule, Place};
+use crate::backend::{At, AttentionShape, Backend, HeadJob, RopeShape};
+use crate::head::{MAX_TOP_K, STATS};
+use crate::rng::Stream;
+
+/// WebGPU's least guarantee of workgroups along one dimension.
+const MAX_GROUPS: usize = 65_535;
+/// Most workgroups along the vocabulary: with four states each, one merging workgroup of 256 threads suffices.
+const MAX_CHUNKS: usize = 64;
+/// Small tables are forgotten when there are more than this many.
+const MAX_TABLES: usize = 16;
+
+/// `n` workgroups in two dimensions; shaders linearise and drop the excess.
+fn spread(n: usize) -> [u32; 3] {
+    let y = n.div_ceil(MAX_GROUPS);
+    if y == 0 { [0; 3] } else { [n.div_ceil(y) as u32, y as u32, 1] }
+}
+
+impl Web {
+    fn fail(&self, op: &'static str, what: String) {
+        self.failure.set(WebError::Shape { op, what });
+    }
+
+    /// Every (name, values there, values needed); shaders index with 32 bits.
+    fn fits(&self, op: &'static str, buffers: &[(&str, usize, usize)]) -> bool {
+        for (name, have, need) in buffers {
+            if need > have || *need > u32::MAX as usize {
+                self.fail(op, format!("{name} needs {need} values, has {have}"));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Binds the first `need` values of a tensor.
+    fn tensor<'a>(&self, op: &'static str, params: &'a WebBuf, at: At, need: usize) -> Option<Part<'a>> {
+        let (offset, bytes) = (at.offset as u64 * 4, need as u64 * 4);
+        if offset % ALIGN != 0 || at.offset + at.len > params.len {
+            self.fail(op, format!("{at:?} does not lie in {} values at a multiple of 64", params.len));
+            return None;
+        }
+        let fits = self.fits(op, &[("tensor", at.len, need)]);
+        fits.then(|| Part { raw: &params.raw, offset, size: bytes.max(1).next_multiple_of(ALIGN) })
+    }
+
+    fn record(&self, kernel: Kernel, parts: &[Part], params: &[u32], workgroups: [u32; 3]) {
+        if self.failure.is_lost() {
+            return;
+        }
+        if workgroups.iter().any(|n| *n as usize > MAX_GROUPS) {
+            return self.fail(kernel.label(), format!("{workgroups:?} workgroups, more than WebGPU allows"));
+        }
+        self.recorder.borrow_mut().dispatch(&self.device, kernel, parts, params, workgroups);
+    }
+
+    fn rows_by_index(&self, op: &'static str, table: Part, ids: &WebIds, out: &WebBuf, rows: [usize; 3]) {
+        let [n, width, table_rows] = rows;
+        if self.fits(op, &[("ids", ids.len, n), ("out", out.len, n * width)]) {
+            let parts = [table, ids.raw.whole(), out.raw.whole()];
+            let params = [n as u32, width as u32, table_rows as u32];
+            self.record(Kernel::Embed, &parts, &params, spread((n * width).div_ceil(256)));
+        }
+    }
+
+    fn places(&self, places: &[Place]) -> WebIds {
+        let raw = self.allocate(16 * places.len() as u64);
+        self.upload(&raw, 0, bytemuck::cast_slice(places));
+        WebIds { raw, len: 4 * places.len() }
+    }
+}
+
+/// frac(theta^(-2 i / head_dim) / 2 pi) in units of 2^-64, as (high, low) words, for every pair i.
+fn turns(theta: f32, head_dim: usize) -> Vec<u32> {
+    let word = 4_294_967_296.0;
+    (0..head_dim / 2)
+        .flat_map(|i| {
+            let turns = (theta as f64).powf(-2.0 * i as f64 / head_dim as f64) / std::f64::consts::TAU;
+            let high = turns.fract() * word;
+            [high as u32, (high.fract() * word) as u32]
+        })
+        .collect()
+}
+
+/// One bit an id, set if it is in `ids`.
+fn bits(vocab: usize, ids: &[u32]) -> Vec<u32> {
+    let mut words = vec![0u32; vocab.div_ceil(32)];
+    for id in ids.iter().filter(|id| (**id as usize) < vocab) {
+        words[*id as usize / 32] |= 1 << (id % 32);
+    }
+    words
+}
+
+/// The tile of a product of `m` by `n`: large ones only where they are many enough to fill a GPU.
+fn tile(m: usize, n: usize) -> Tile {
+    if m <= 8 {
+        FLAT
+    } else if m.div_ceil(64) * n.div_ceil(64) >= 96 {
+        LARGE
+    } else {
+        SMALL
+    }
+}
+
+impl Backend for Web {
+    type Buf = WebBuf;
+    type Ids = WebIds;
+    type Mask = WebMask;
+
+    fn buf(&self, len: usize) -> WebBuf {
+        WebBuf { raw: self.allocate(4 * len as u64), len }
+    }
+
+    fn ids(&self, len: usize) -> WebIds {
+        WebIds { raw: self.allocate(4 * len as u64), len }
+    }
+
+    fn write(&self, dst: &mut WebBuf, offset: usize, data: &[f32]) {
+        if self.fits("write", &[("buffer", dst.len, offset + data.len())]) {
+            self.upload(&dst.raw, 4 * offset as u64, bytemuck::cast_slice(data));
+        }
+    }
+
+    fn write_ids(&self, dst: &mut WebIds, data: &[u32]) {
+        if self.fits("write_ids", &[("buffer", dst.len, data.len())]) {
+            self.upload(&dst.raw, 0, bytemuck::cast_slice(data));
+        }
+    }
+
+    fn copy(&self, src: &WebBuf, src_at: usize, dst: &mut WebBuf, dst_at: usize, len: usize) {
+        let fits = self.fits("copy", &[("src", src.len, src_at + len), ("dst", dst.len, dst_at + len)]);
+        if fits && len > 0 && !self.failure.is_lost() {
+            let (from, to) = (4 * src_at as u64, 4 * dst_at as u64);
+            self.recorder.borrow_mut().copy(&src.raw, from, &dst.raw, to, 4 * len as u64);
+        }
+    }
+
+    fn copy_columns(
+        &self,
+        src: &WebBuf,
+        src_stride: usize,
+        src_col: usize,
+        dst: &mut WebBuf,
+        dst_stride: usize,
+        dst_col: usize,
+        dst_row: usize,
+        rows: usize,
+        cols: usize,
+    ) {
+        if rows == 0 || cols == 0 {
+            return;
+        }
+        let dst_at = dst_row * dst_stride + dst_col;
+        let need = [
+            ("src", src.len, (rows - 1) * src_stride + src_col + cols),
+            ("dst", dst.len, dst_at + (rows - 1) * dst_stride + cols),
+        ];
+        if self.fits("copy_columns", &need) {
+            let params = [rows, cols, src_stride, src_col, dst_stride, dst_at].map(|x| x as u32);
+            let parts = [src.raw.whole(), dst.raw.whole()];
+            self.record(Kernel::CopyColumns, &parts, &params, spread((rows * cols).div_ceil(256)));
+        }
+    }
+
+    fn mask(&self, rule: MaskRule, batch: usize, queries: &[Place], keys: &[Place]) -> WebMask {
+        WebMask {
+            rule: rule_words(rule),
+            queries: self.places(queries),
+            keys: self.places(keys),
+            batch,
+            q_rows: queries.len(),
+            k_rows: keys.len(),
+        }
+    }
+
+    fn embed(&self, ids: &WebIds, params: &WebBuf, table: At, out: &mut WebBuf, rows: usize, width: usize) {
+        let table_rows = table.len.checked_div(width).unwrap_or(0);
+        if let Some(t) = self.tensor("embed", params, table, table_rows * width) {
+            self.rows_by_index("embed", t, ids, out, [rows, width, table_rows]);
+        }
+    }
+
+    fn rms_norm(
+        &self,
+        x: &WebBuf,
+        params: &WebBuf,
+        w: At,
+        y: &mut WebBuf,
+        rows: usize,
+        width: usize,
+        eps: f32,
+    ) {
+        let n = rows * width;
+        let Some(w) = self.tensor("rms_norm", params, w, width) else { return };
+        if self.fits("rms_norm", &[("x", x.len, n), ("y", y.len, n)]) {
+            let parts = [x.raw.whole(), w, y.raw.whole()];
+            let params = [rows as u32, width as u32, eps.to_bits()];
+            self.record(Kernel::Norm, &parts, &params, spread(rows));
+        }
+    }
+
+    fn linear(
+        &self,
+        x: &WebBuf,
+        params: &WebBuf,
+        w: At,
+        y: &mut WebBuf,
+        m: usize,
+        n: usize,
+        k: usize,
+        accumulate: bool,
+    ) {
+        let Some(w) = self.tensor("linear", params, w, n * k) else { return };
+        if self.fits("linear", &[("x", x.len, m * k), ("y", y.len, m * n)]) {
+            let tile = tile(m, n);
+            let kernel = Kernel::Gemm { tile, vectors: k % 4 == 0 };
+            let parts = [x.raw.whole(), w, y.raw.whole()];
+            let params = [m as u32, n as u32, k as u32, accumulate as u32];
+            let groups = [(n as u32).div_ceil(tile.cols), (m as u32).div_ceil(tile.rows), 1];
+            self.record(kernel, &parts, &params, groups);
+        }
+    }
+
+    fn rope(&self, x: &mut WebBuf, positions: &WebIds, s: RopeShape) {
+        let pairs = s.rows * s.heads * (s.head_dim / 2);
+        if pairs == 0 {
+            return;
+        }
+        let need = (s.rows - 1) * s.stride + s.col + s.heads * s.head_dim;
+        if !self.fits("rope", &[("x", x.len, need), ("positions", positions.len, s.rows)]) {
+            return;
+        }
+        let mut tables = self.tables.borrow_mut();
+        let key = (s.theta.to_bits(), s.head_dim);
+        if tables.turns.len() >= MAX_TABLES && !tables.turns.contains_key(&key) {
+            tables.turns.clear();
+        }
+        let table = tables.turns.entry(key).or_insert_with(|| self.table(&turns(s.theta, s.head_dim)));
+        let parts = [positions.raw.whole(), table.whole(), x.raw.whole()];
+        let params = [s.rows, s.stride, s.col, s.heads, s.head_dim].map(|x| x as u32);
+        self.record(Kernel::Rope, &parts, &params, spread(pairs.div_ceil(256)));
+    }
+
+    fn attention(
+        &self,
+        q: &WebBuf,
+        kv: &WebBuf,
+        mask: &WebMask,
+        out: &mut WebBuf,
+        lse: &mut WebBuf,
+        s: AttentionShape,
+    ) {
+        let (q_rows, k_rows) = (s.batch * s.q_len, s.batch * s.k_len);
+        if q_rows == 0 || s.heads == 0 || s.head_dim == 0 {
+            return;
+        }
+        if s.kv_heads == 0 || s.heads % s.kv_heads != 0 {
+            return self.fail("attention", format!("{} heads over {} kv heads", s.heads, s.kv_heads));
+        }
+        if (mask.batch, mask.q_rows, mask.k_rows) != (s.batch, q_rows, k_rows) {
+            let of = (mask.batch, mask.q_rows, mask.k_rows);
+            return self.fail("attention", format!("mask of (batch, queries, keys) {of:?} for {s:?}"));
+        }
+        let kv_last = s.k_col.max(s.v_col) + s.kv_heads * s.head_dim;
+        let need = [
+            ("q", q.len, (q_rows - 1) * s.q_stride + s.q_col + s.heads * s.head_dim),
+            ("kv", kv.len, if k_rows == 0 { 0 } else { (k_rows - 1) * s.kv_stride + kv_last }),
+            ("out", out.len, q_rows * s.heads * s.head_dim),
+            ("lse", lse.len, q_rows * s.heads),
+        ];
+        if !self.fits("attention", &need) {
+            return;
+        }
+        let vectors =
+            [s.head_dim, s.q_stride, s.q_col, s.kv_stride, s.k_col, s.v_col].iter().all(|x| x % 4 == 0);
+        let kernel = Kernel::Attention { head_dim: s.head_dim as u32, vectors };
+        let mut params =
+            [s.q_len, s.k_len, s.heads, s.kv_heads, s.q_stride, s.q_col, s.kv_stride, s.k_col, s.v_col]
+                .map(|x| x as u32)
+                .to_vec();
+        params.push(s.scale.to_bits());
+        let [base, windowed, window, step, stream, always, seed @ .., high, low] = mask.rule;
+        params.extend([base, windowed, window, step, stream, always]);
+        params.extend(seed);
+        params.extend([high, low]);
+        let parts = [
+            q.raw.whole(),
+            kv.raw.whole(),
+            mask.queries.raw.whole(),
+            mask.keys.raw.whole(),
+            out.raw.whole(),
+            lse.raw.whole(),
+        ];
+        let groups = [s.q_len.div_ceil(16) as u32, s.heads as u32, s.batch as u32];
+        self.record(kernel, &parts, &params, groups);
+    }
+
+    fn swiglu(&self, gate_up: &WebBuf, y: &mut WebBuf, rows: usize, width: usize) {
+        let n = rows * width;
+        if self.fits("swiglu", &[("gate_up", gate_up.len, 2 * n), ("y", y.len, n)]) {
+            let parts = [gate_up.raw.whole(), y.raw.whole()];
+            self.record(Kernel::Glu, &parts, &[rows as u32, width as u32], spread(n.div_ceil(256)));
+        }
+    }
+
+    fn gather(&self, x: &WebBuf, rows: &WebIds, out: &mut WebBuf, n: usize, width: usize) {
+        let x_rows = x.len.checked_div(width).unwrap_or(0);
+        self.rows_by_index("gather", x.raw.whole(), rows, out, [n, width, x_rows]);
+    }
+
+    fn head(
+        &self,
+        hidden: &WebBuf,
+        params: &WebBuf,
+        table: At,
+        keys: &WebIds,
+        out: &mut WebBuf,
+        job: &HeadJob,
+    ) {
+        let (rows, width, vocab) = (job.rows, job.width, job.vocab);
+        if job.top_k > MAX_TOP_K || vocab == 0 || !(job.temperature >= 0.0) {
+            let (k, t) = (job.top_k, job.temperature);
+            return self
+                .fail("head", format!("top_k {k} (at most {MAX_TOP_K}), vocab {vocab}, temperature {t}"));
+        }
+        let need = [
+            ("hidden", hidden.len, rows * width),
+            ("keys", keys.len, 4 * rows),
+            ("out", out.len, rows * (STATS + 2 * job.top_k)),
+        ];
+        if !self.fits("head", &need) || rows == 0 {
+            return;
+        }
+        let Some(table) = self.tensor("head", params, table, vocab * width) else { return };
+
+        let top_k = job.top_k as u32;
+        let tile = if rows <= 8 { HEAD_FLAT } else { HEAD_WIDE };
+        let cols = tile.cols as usize;
+        let plan =
+            HeadPlan::new(rows.div_ceil(tile.rows as usize), vocab, width, cols, self.info().max_binding);
+        let lanes = cols / 16;
+        let slots = plan.chunks * lanes;
+        let states_bytes = 4 * (rows * slots * (11 + 2 * job.top_k)) as u64;
+
+        let mut tables = self.tables.borrow_mut();
+        if tables.states.as_ref().is_none_or(|s| s.buffer.size() < states_bytes) {
+            tables.states = Some(self.allocate(states_bytes.next_power_of_two()));
+        }
+        let key = (vocab, job.forbid.clone());
+        if tables.forbidden.len() >= MAX_TABLES && !tables.forbidden.contains_key(&key) {
+            tables.forbidden.clear();
+        }
+        tables.forbidden.entry(key.clone()).or_insert_with(|| self.table(&bits(vocab, &job.forbid)));
+        let (Some(states), Some(forbidden)) = (&tables.states, tables.forbidden.get(&key)) else { return };
+
+        let race = (job.temperature > 0.0) as u32;
+        let inverse = if race == 1 { 1.0 / job.temperature } else { 1.0 };
+        let kernel = Kernel::Head { tile, vectors: width % 4 == 0, top_k };
+        let mut chunk = 0;
+        for first in (0..vocab).step_by(plan.span) {
+            let last = vocab.min(first + plan.span);
+            let here = (last - first).div_ceil(plan.chunk);
+            let part = Part {
+                raw: table.raw,
+                offset: table.offset + 4 * (first * width) as u64,
+                size: (4 * ((last - first) * width) as u64).max(1).next_multiple_of(ALIGN),
+            };
+            let parts = [hidden.raw.whole(), part, keys.raw.whole(), forbidden.whole(), states.whole()];
+            let mut params =
+                [rows, width, first, last, plan.chunk, slots, chunk * lanes].map(|x| x as u32).to_vec();
+            params.extend([
+                race,
+                inverse.to_bits(),
+                Stream::Token as u32,
+                job.seed as u32,
+                (job.seed >> 32) as u32,
+            ]);
+            self.record(kernel, &parts, &params, [here as u32, (rows as u32).div_ceil(tile.rows), 1]);
+            chunk += here;
+        }
+        let kernel = Kernel::Merge { threads: if slots <= 64 { 64 } else { 256 }, top_k };
+        let params = [rows as u32, slots as u32, race, inverse.to_bits()];
+        self.record(kernel, &[states.whole(), out.raw.whole()], &params, spread(rows));
+    }
+}
+
+/// How the vocabulary is cut: `span` ids a dispatch (what one binding holds), `chunk` ids a workgroup, `chunks`
+/// workgroups in all for one tile of rows.
+struct HeadPlan {
+    span: usize,
+    chunk: usize,
+    chunks: usize,
+}
+
+impl HeadPlan {
+    fn new(row_tiles: usize, vocab: usize, width: usize, cols: usize, max_binding: u64) -> HeadPlan {
+        let most = (max_binding / (4 * width.max(1)) as u64) as usize;
+        // a span starts on a tile (64 ids), so its binding starts at a multiple of 256 bytes
+        let span = if vocab <= most { vocab } else { (most / cols * cols).max(cols) };
+        let spans = vocab.div_ceil(span);
+        // enough workgroups to fill a GPU, few enough states to merge
+        let wanted = 128usize.div_ceil(row_tiles).min(MAX_CHUNKS / spans.min(MAX_CHUNKS));
+        let chunk = span.div_ceil(wanted.max(1)).next_multiple_of(cols);
+        let full = span.div_ceil(chunk) * (vocab / span);
+        HeadPlan { span, chunk, chunks: full + (vocab % span).div_ceil(chunk) }
+    }
+}
+
+impl Web {
+    /// A small read-only table.
+    fn table(&self, words: &[u32]) -> Raw {
+        let raw = self.allocate(4 * words.len() as u64);
+        self.upload(&raw, 0, bytemuck::cast_slice(words));
+        raw
+    }
+}

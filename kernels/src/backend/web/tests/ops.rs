@@ -1,0 +1,201 @@
+//! Embed, norm, linear, rope, attention and SwiGLU against the f64 references.
+//!
+//! Tolerances |a - b| <= abs + rel |ref|: copies exact; norm, rope and SwiGLU 2e-6, 5e-6; sums of k products
+//! 1e-6 sqrt k (operands of unit variance), 1e-5; attention 5e-6, 2e-5.
+
+use super::{close, normals, web};
+use crate::attention::rule::{Base, MaskRule, Place};
+use crate::backend::{At, AttentionShape, Backend, RopeShape};
+use crate::{attention, gemm, glu, norm, rope};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+/// Runs `property` over `cases` draws of `strategy`.
+fn check<S: Strategy>(cases: u32, strategy: S, property: impl Fn(S::Value)) {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let run = TestRunner::new(config).run(&strategy, |value| {
+        property(value);
+        Ok(())
+    });
+    run.unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn embed_and_gather_copy_rows() {
+    let Some(web) = web("embed_and_gather_copy_rows") else { return };
+    for (rows, width, table_rows) in [(0, 3, 2), (1, 1, 1), (5, 7, 4), (33, 96, 50), (300, 257, 9)] {
+        let mut data = vec![0.0; 64];
+        data.extend(normals(1, table_rows * width, 1.0));
+        let table = At { offset: 64, len: table_rows * width };
+        let ids: Vec<u32> = (0..rows).map(|r| (r * 7 % table_rows) as u32).collect();
+        let (params, gpu_ids) = (web.f32s(&data), web.u32s(&ids));
+        let want: Vec<f32> =
+            ids.iter().flat_map(|id| &data[64 + *id as usize * width..][..width]).copied().collect();
+        let mut out = web.buf(rows * width);
+        web.embed(&gpu_ids, &params, table, &mut out, rows, width);
+        assert_eq!(web.all(&out), want);
+        let (x, mut out) = (web.f32s(&data[64..]), web.buf(rows * width));
+        web.gather(&x, &gpu_ids, &mut out, rows, width);
+        assert_eq!(web.all(&out), want);
+    }
+}
+
+#[test]
+fn rms_norm_matches() {
+    let Some(web) = web("rms_norm_matches") else { return };
+    check(24, (0..40usize, 1..300usize, any::<u64>()), |(rows, width, seed)| {
+        let x = normals(seed, rows * width, 3.0);
+        let w = normals(seed ^ 1, width, 1.0);
+        let mut want = vec![0.0; rows * width];
+        norm::reference::rms_norm(&x, &w, &mut want, width, 1e-5);
+        let (gx, gw, mut gy) = (web.f32s(&x), web.f32s(&w), web.buf(rows * width));
+        web.rms_norm(&gx, &gw, At { offset: 0, len: width }, &mut gy, rows, width, 1e-5);
+        close("rms_norm", &web.all(&gy), &want, 2e-6, 5e-6);
+    });
+}
+
+fn linear(web: &super::Web, m: usize, n: usize, k: usize, accumulate: bool, seed: u64) {
+    let (x, y) = (normals(seed, m * k, 1.0), normals(seed ^ 2, m * n, 1.0));
+    let mut params = vec![9.0; 64];
+    params.extend(normals(seed ^ 1, n * k, 1.0));
+    let mut want = y.clone();
+    let (a, b) = (gemm::Mat::rows(&x, k), gemm::Mat::rows(&params[64..], k).t());
+    gemm::reference::gemm(m, n, k, 1.0, a, b, &mut want, n, accumulate);
+    let (gx, gp, mut gy) = (web.f32s(&x), web.f32s(&params), web.f32s(&y));
+    web.linear(&gx, &gp, At { offset: 64, len: n * k }, &mut gy, m, n, k, accumulate);
+    let what = format!("linear {m} {n} {k} {accumulate}");
+    close(&what, &web.all(&gy), &want, 1e-6 * (k as f32).sqrt(), 1e-5);
+}
+
+#[test]
+fn linear_matches_on_ragged_shapes() {
+    let Some(web) = web("linear_matches_on_ragged_shapes") else { return };
+    for (m, n, k) in [(0, 5, 4), (1, 0, 4), (3, 2, 0), (1, 1, 1), (8, 64, 32), (64, 96, 48), (700, 700, 68)] {
+        linear(&web, m, n, k, false, 7);
+        linear(&web, m, n, k, true, 8);
+    }
+    check(40, (0..80usize, 0..150usize, 0..140usize, any::<bool>(), any::<u64>()), |(m, n, k, acc, seed)| {
+        linear(&web, m, n, k, acc, seed);
+    });
+}
+
+#[test]
+fn swiglu_matches() {
+    let Some(web) = web("swiglu_matches") else { return };
+    check(16, (0..30usize, 1..300usize, any::<u64>()), |(rows, width, seed)| {
+        let mut x = normals(seed, 2 * rows * width, 4.0);
+        // far tails
+        x.iter_mut().step_by(13).for_each(|v| *v *= 50.0);
+        let mut want = vec![0.0; rows * width];
+        glu::reference::swiglu(&x, &mut want, width);
+        let (gx, mut gy) = (web.f32s(&x), web.buf(rows * width));
+        web.swiglu(&gx, &mut gy, rows, width);
+        close("swiglu", &web.all(&gy), &want, 2e-6, 5e-6);
+    });
+}
+
+#[test]
+fn more_values_than_one_dimension_of_workgroups_holds() {
+    let Some(web) = web("more_values_than_one_dimension_of_workgroups_holds") else { return };
+    let (rows, width) = (66_000, 257);
+    let x = web.buf(rows * width);
+    let one = web.f32s(&[1.0]);
+    let mut y = web.f32s(&vec![1.0; rows * width]);
+    // silu(0) * 0 = 0 everywhere
+    let gate_up = web.buf(2 * rows * width);
+    web.swiglu(&gate_up, &mut y, rows, width);
+    assert!(web.all(&y).iter().all(|v| *v == 0.0));
+    let mut y = web.f32s(&vec![1.0; 70_000]);
+    web.rms_norm(&x, &one, At { offset: 0, len: 1 }, &mut y, 70_000, 1, 1e-5);
+    assert!(web.all(&y).iter().all(|v| *v == 0.0));
+}
+
+#[test]
+fn rope_matches_far_out() {
+    let Some(web) = web("rope_matches_far_out") else { return };
+    let strategy = (0..20usize, 1..5usize, 1..40usize, 0..3usize, 0..70_000u32, any::<u64>());
+    check(24, strategy, |(rows, heads, half, col, start, seed)| {
+        let stride = col + heads * 2 * half + 1;
+        let theta = [10_000.0, 500_000.0, 100.0][seed as usize % 3];
+        let shape = RopeShape { rows, stride, col, heads, head_dim: 2 * half, theta };
+        let mut x = normals(seed, rows * stride, 1.0);
+        let positions: Vec<u32> = (0..rows as u32).map(|r| start + r * 3).collect();
+        let (mut gx, gp) = (web.f32s(&x), web.u32s(&positions));
+        web.rope(&mut gx, &gp, shape);
+        rope::reference::rope(&mut x, &positions, shape, 1.0);
+        close("rope", &web.all(&gx), &x, 2e-6, 5e-6);
+    });
+}
+
+fn rules() -> impl Strategy<Value = MaskRule> {
+    let base = prop_oneof![
+        Just(Base::Bidirectional),
+        Just(Base::Causal),
+        Just(Base::BlockCausal),
+        any::<bool>().prop_map(|causal_clean| Base::BlockDiffusion { causal_clean }),
+        Just(Base::ComplementaryViews),
+        (prop_oneof![Just(0.0f32), Just(1.0), 0.0..1.0f32], any::<u64>(), any::<u32>())
+            .prop_map(|(r, seed, step)| Base::Annealed { r, seed, step }),
+    ];
+    (base, prop_oneof![3 => Just(None), 1 => (0..40u32).prop_map(Some)])
+        .prop_map(|(base, window)| MaskRule { base, window })
+}
+
+/// Places of `n` rows: documents of `document`, blocks of `block`, streams dealt by position in the row set.
+fn places(n: usize, document: u32, block: u32, streams: u32, start: u32) -> Vec<Place> {
+    (0..n as u32)
+        .map(|i| Place {
+            position: start + i / streams % document,
+            document: i / streams / document,
+            block: (start + i / streams % document) / block,
+            stream: i % streams,
+        })
+        .collect()
+}
+
+#[test]
+fn attention_matches_under_every_rule() {
+    let Some(web) = web("attention_matches_under_every_rule") else { return };
+    let sizes = (0..3usize, 0..50usize, 0..150usize, 1..3usize, 1..4usize, 1..40usize);
+    let layout = (1..90u32, 1..20u32, 1..4u32, 0..3usize, any::<bool>());
+    check(60, (rules(), sizes, layout, any::<u64>()), |(rule, sizes, layout, seed)| {
+        let (batch, q_len, k_len, kv_heads, grouping, mut head_dim) = sizes;
+        let (document, block, streams, mut gap, aligned) = layout;
+        if aligned {
+            (head_dim, gap) = (4 * head_dim, 4 * gap);
+        }
+        let heads = kv_heads * grouping;
+        let shape = AttentionShape {
+            batch,
+            q_len,
+            k_len,
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            q_stride: heads * head_dim + gap,
+            q_col: gap,
+            kv_stride: 2 * kv_heads * head_dim + 2 * gap,
+            k_col: gap,
+            v_col: kv_heads * head_dim + 2 * gap,
+        };
+        let q = normals(seed, batch * q_len * shape.q_stride, 1.5);
+        let kv = normals(seed ^ 1, batch * k_len * shape.kv_stride, 1.5);
+        let queries: Vec<Place> =
+            (0..batch).flat_map(|b| places(q_len, document, block, streams, b as u32)).collect();
+        let keys: Vec<Place> =
+            (0..batch).flat_map(|b| places(k_len, document, block, streams, b as u32)).collect();
+        let want = attention::reference::attention(&q, &kv, rule, &queries, &keys, shape);
+        let (_, want_lse) = attention::reference::probabilities(&q, &kv, rule, &queries, &keys, shape);
+        let want_lse: Vec<f32> = want_lse.iter().map(|x| *x as f32).collect();
+
+        let (gq, gkv) = (web.f32s(&q), web.f32s(&kv));
+        let mask = web.mask(rule, batch, &queries, &keys);
+        // leftovers must be overwritten
+        let (mut out, mut lse) = (web.f32s(&vec![7.0; want.len()]), web.f32s(&vec![7.0; want_lse.len()]));
+        web.attention(&gq, &gkv, &mask, &mut out, &mut lse, shape);
+        let what = format!("attention {rule:?} {shape:?}");
+        close(&what, &web.all(&out), &want, 5e-6, 2e-5);
+        close(&what, &web.all(&lse), &want_lse, 5e-6, 2e-5);
+    });
+}

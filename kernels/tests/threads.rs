@@ -1,0 +1,142 @@
+//! The same bits for any number of threads and any SIMD level: every trainable operation, forward and backward.
+
+use hilda_kernels::adam::AdamStep;
+use hilda_kernels::head::{LossRow, STATS};
+use hilda_kernels::rng::{Rng, Stream};
+use hilda_kernels::{At, AttentionShape, Backend, Base, Cpu, HeadJob, Place, RopeShape, Train, simd};
+
+fn values(seed: u64, n: usize) -> Vec<f32> {
+    let rng = Rng::new(seed, Stream::Test, 0);
+    (0..n).map(|i| rng.uniform(0, i as u32, 0) as f32 * 2.0 - 1.0).collect()
+}
+
+/// One pass through every operation; what comes back is everything they wrote.
+fn everything() -> Vec<(&'static str, Vec<f32>)> {
+    let cpu = Cpu;
+    let (batch, len, width, vocab) = (3usize, 131usize, 72usize, 517usize);
+    let (heads, kv_heads, hd) = (6usize, 2usize, 12usize);
+    let rows = batch * len;
+    let stride = (heads + 2 * kv_heads) * hd;
+    let mut results = vec![];
+
+    let params = values(1, vocab * width + width + stride * width + 2 * width * width);
+    let table = At { offset: 0, len: vocab * width };
+    let norm = At { offset: table.len, len: width };
+    let project = At { offset: norm.offset + norm.len, len: stride * width };
+    let gate_up = At { offset: project.offset + project.len, len: 2 * width * width };
+    let mut grads = vec![0f32; params.len()];
+    let rng = Rng::new(2, Stream::Test, 1);
+    let ids: Vec<u32> = (0..rows as u32).map(|r| rng.below(0, r, 0, vocab as u64) as u32).collect();
+
+    let (mut x, mut y, mut qkv) = (cpu.buf(rows * width), cpu.buf(rows * width), cpu.buf(rows * stride));
+    cpu.embed(&ids, &params, table, &mut x, rows, width);
+    cpu.rms_norm(&x, &params, norm, &mut y, rows, width, 1e-5);
+    cpu.linear(&y, &params, project, &mut qkv, rows, stride, width, false);
+    let positions: Vec<u32> = (0..rows as u32).map(|r| r % len as u32).collect();
+    let rope = RopeShape { rows, stride, col: 0, heads: heads + kv_heads, head_dim: hd, theta: 10_000.0 };
+    cpu.rope(&mut qkv, &positions, rope);
+    let places: Vec<Place> = (0..rows as u32)
+        .map(|r| {
+            let position = r % len as u32;
+            Place { position, document: r / len as u32, block: position / 8, stream: position % 2 }
+        })
+        .collect();
+    let mask = cpu.mask(Base::BlockDiffusion { causal_clean: false }.into(), batch, &places, &places);
+    let shape = AttentionShape {
+        batch,
+        q_len: len,
+        k_len: len,
+        heads,
+        kv_heads,
+        head_dim: hd,
+        scale: 0.3,
+        q_stride: stride,
+        q_col: 0,
+        kv_stride: stride,
+        k_col: heads * hd,
+        v_col: (heads + kv_heads) * hd,
+    };
+    let (mut out, mut lse) = (cpu.buf(rows * width), cpu.buf(rows * heads));
+    cpu.attention(&qkv, &qkv, &mask, &mut out, &mut lse, shape);
+    let (mut gu, mut act) = (cpu.buf(rows * 2 * width), cpu.buf(rows * width));
+    cpu.linear(&out, &params, gate_up, &mut gu, rows, 2 * width, width, false);
+    cpu.swiglu(&gu, &mut act, rows, width);
+    for (name, v) in
+        [("embed", &x), ("norm", &y), ("qkv", &qkv), ("attention", &out), ("lse", &lse), ("swiglu", &act)]
+    {
+        results.push((name, v.clone()));
+    }
+
+    let job = HeadJob { rows, width, vocab, top_k: 8, temperature: 0.9, seed: 3, forbid: vec![4] };
+    let keys: Vec<u32> = (0..rows as u32).flat_map(|r| [r, 1, 0, ids[r as usize]]).collect();
+    let mut stats = cpu.buf(rows * (STATS + 16));
+    cpu.head(&act, &params, table, &keys, &mut stats, &job);
+    results.push(("head statistics", stats));
+
+    let asked: Vec<LossRow> = (0..rows)
+        .map(|r| LossRow { target: 5 + ids[r] % 500, d_log_p: -1.0 / rows as f32, d_entropy: 0.01 })
+        .collect();
+    let mut d = cpu.buf(rows * width);
+    let (lp, en) = cpu.head_loss(&act, &params, table, &asked, &[4], width, Some((&mut d, &mut grads)));
+    results.extend([("log p", lp), ("entropy", en), ("d hidden", d.clone())]);
+
+    let (mut d_gu, mut d_out, mut d_qkv) =
+        (cpu.buf(rows * 2 * width), cpu.buf(rows * width), cpu.buf(rows * stride));
+    cpu.swiglu_backward(&d, &gu, &mut d_gu, rows, width);
+    cpu.linear_backward_weight(&d_gu, &out, &mut grads, gate_up, rows, 2 * width, width);
+    cpu.linear_backward_input(&d_gu, &params, gate_up, &mut d_out, rows, 2 * width, width);
+    cpu.attention_backward(&d_out, &qkv, &out, &lse, &mask, &mut d_qkv, shape);
+    cpu.rope_backward(&mut d_qkv, &positions, rope);
+    cpu.linear_backward_weight(&d_qkv, &y, &mut grads, project, rows, stride, width);
+    let (mut dy, mut dx) = (cpu.buf(rows * width), cpu.buf(rows * width));
+    cpu.linear_backward_input(&d_qkv, &params, project, &mut dy, rows, stride, width);
+    cpu.rms_norm_backward(&dy, &x, &params, norm, &mut dx, &mut grads, rows, width, 1e-5);
+    cpu.embed_backward(&ids, &dx, &mut grads, table, rows, width);
+    results.extend([("d gate_up", d_gu), ("d qkv", d_qkv), ("d x", dx), ("gradients", grads.clone())]);
+    results.push(("norm of gradients", vec![cpu.sum_squares(&grads) as f32]));
+
+    let (mut w, mut m, mut v, mut ema) =
+        (params.clone(), cpu.buf(params.len()), cpu.buf(params.len()), params);
+    let mut step = AdamStep::new(1e-3, [0.9, 0.95], 1e-8, 0.1, 1);
+    step.ema = Some(0.99);
+    cpu.adamw(&mut w, &grads, &mut m, &mut v, Some(&mut ema), step);
+    results.extend([("weights", w), ("average", ema)]);
+    results
+}
+
+fn assert_same_bits(what: &str, a: &[(&str, Vec<f32>)], b: &[(&str, Vec<f32>)]) {
+    for ((name, a), (_, b)) in a.iter().zip(b) {
+        assert_eq!(a.len(), b.len());
+        let differ = a.iter().zip(b).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+        assert_eq!(differ, 0, "{what}: {differ} of {} values of `{name}` differ", a.len());
+    }
+}
+
+#[test]
+fn one_two_and_three_threads_give_the_same_bits() {
+    let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a thread pool");
+    let one = pool(1).install(everything);
+    let finite = |(name, v): &(&str, Vec<f32>)| *name == "head statistics" || v.iter().all(|x| x.is_finite());
+    assert!(one.iter().all(finite) && one.iter().any(|(_, v)| v.iter().any(|x| *x != 0.0)));
+    for n in [2, 3] {
+        assert_same_bits(&format!("{n} threads"), &pool(n).install(everything), &one);
+    }
+}
+
+/// The `gemm` crate picks its own instructions, the same in every run here; everything else obeys the level.
+#[test]
+fn every_simd_level_gives_the_same_bits() {
+    let detected = simd::level();
+    let best = everything();
+    for level in [simd::Level::V3, simd::Level::Base] {
+        if level > detected {
+            println!("SKIPPED level {level:?}: this machine has {detected:?} at most");
+            continue;
+        }
+        simd::limit(level);
+        assert_eq!(simd::level(), level);
+        assert_same_bits(&format!("{level:?}"), &everything(), &best);
+    }
+    simd::limit(simd::Level::V4);
+    assert_eq!(simd::level(), detected);
+}

@@ -1,0 +1,171 @@
+//! `hilda train RECIPE [--run DIR]` creates a run and trains it; `hilda train --run DIR` starts or resumes one.
+//!
+//! An interrupt (Ctrl-C, SIGTERM) writes a checkpoint and stops; a second one quits at once.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hilda_engine::config::RunConfig;
+use hilda_engine::data::Tokenizer;
+use hilda_engine::data::corpus::Registry;
+use hilda_engine::record::Status;
+use hilda_engine::train::{self, FolderError, Hooks, RunFolder, TrainError, checkpoint, input};
+
+use super::progress::{Progress, duration};
+use super::{CliError, data_dir};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// recipe to start (a .toml file)
+    pub recipe: Option<PathBuf>,
+    /// run folder to create or to resume [default: a new one under the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// print the final status as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+impl From<FolderError> for CliError {
+    fn from(e: FolderError) -> Self {
+        match e {
+            FolderError::Io { .. } => CliError::Failure(e.to_string()),
+            _ => CliError::BadInput(e.to_string()),
+        }
+    }
+}
+
+pub fn run(args: Args) -> Result<(), CliError> {
+    use_threads(args.threads)?;
+    let run = match (&args.recipe, args.run) {
+        (Some(recipe), run) => create(recipe, run)?,
+        (None, Some(run)) => run,
+        (None, None) => return Err(CliError::BadInput("name a recipe, or a run with --run DIR".into())),
+    };
+    let config = RunFolder::config(&run)?;
+    check_device(&config.device)?;
+    let registry = Registry::new(data_dir());
+    let kept = checkpoint::list(&run).last().map(|s| checkpoint::folder(&run, *s).join("tokenizer.json"));
+    let kept = kept.filter(|_| config.data.tokenizer.is_none()).filter(|p| p.exists());
+    let tokenizer = kept.map(Tokenizer::from_file).transpose().map_err(bad)?;
+    let data = input::read(&config, &run, &registry, tokenizer).map_err(bad)?;
+    let mut folder = RunFolder::open(&run)?;
+    let _ = ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+    eprintln!("run {}", run.display());
+    let mut bar = Progress::new("step");
+    let mut last: Option<Status> = None;
+    let mut hooks = Hooks {
+        now: &now,
+        stop: &|| STOP.load(Ordering::SeqCst),
+        progress: &mut |s: &Status| {
+            let likelihood =
+                s.headline.as_ref().map_or(String::new(), |h| format!(", {} {:.3}", h.estimator, h.value));
+            let eta = s.eta.map_or(String::new(), |e| format!(", {} left", duration(e)));
+            bar.update(
+                s.step,
+                s.total_steps,
+                &format!("{:.0} tokens/s{likelihood}{eta}", s.tokens as f64 / s.seconds.max(1e-9)),
+            );
+            last = Some(s.clone());
+        },
+        device: format!("cpu, {} threads", hilda_kernels::par::threads()),
+        command: "hilda train run.toml".into(),
+    };
+    let outcome = train::train(hilda_kernels::Cpu, &mut folder, &config, &data, &mut hooks);
+    bar.finish();
+    if args.json
+        && let Some(s) = &last
+    {
+        println!("{}", serde_json::to_string(s).expect("plain data"));
+    }
+    match outcome {
+        Ok(o) => {
+            let at = last.map_or(0, |s| s.step);
+            eprintln!("{} at step {at}", if o == train::Outcome::Finished { "finished" } else { "stopped" });
+            Ok(())
+        }
+        Err(e @ (TrainError::Config(_) | TrainError::From { .. })) => Err(bad(e)),
+        Err(e) => Err(CliError::Failure(e.to_string())),
+    }
+}
+
+fn bad(e: impl std::fmt::Display) -> CliError {
+    CliError::BadInput(e.to_string())
+}
+
+/// Unix seconds.
+pub fn now() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+/// Sizes the one thread pool; must come before any computation.
+pub fn use_threads(n: Option<usize>) -> Result<(), CliError> {
+    match n {
+        Some(n @ 1..=1024) => {
+            // the pool reads this when it starts; nothing has used it yet and no other thread runs
+            unsafe { std::env::set_var("RAYON_NUM_THREADS", n.to_string()) };
+            Ok(())
+        }
+        Some(n) => Err(CliError::BadInput(format!("--threads {n} is outside 1..1024"))),
+        None => Ok(()),
+    }
+}
+
+fn check_device(device: &str) -> Result<(), CliError> {
+    if device.starts_with("cuda") {
+        return Err(CliError::BadInput(format!(
+            "device: {device} is not available: this build computes on the CPU only"
+        )));
+    }
+    Ok(())
+}
+
+fn create(recipe: &Path, run: Option<PathBuf>) -> Result<PathBuf, CliError> {
+    let text =
+        fs::read_to_string(recipe).map_err(|e| CliError::BadInput(format!("{}: {e}", recipe.display())))?;
+    let mut config =
+        RunConfig::from_toml(&text).map_err(|e| CliError::BadInput(format!("{}: {e}", recipe.display())))?;
+    let base = recipe.parent().unwrap_or(Path::new("."));
+    let fields = [
+        ("data.train", &mut config.data.train),
+        ("data.valid", &mut config.data.valid),
+        ("data.tokenizer", &mut config.data.tokenizer),
+        ("model.from", &mut config.model.from),
+    ];
+    for (field, path) in fields {
+        if let Some(p) = path {
+            let full = base.join(&*p);
+            let full = full
+                .canonicalize()
+                .map_err(|e| CliError::BadInput(format!("{field}: {}: {e}", full.display())))?;
+            *path = Some(full.display().to_string());
+        }
+    }
+    let run = match run {
+        Some(r) => r,
+        None => {
+            let runs = data_dir().join("runs");
+            let name =
+                |i: u32| runs.join(if i == 1 { config.name.clone() } else { format!("{}-{i}", config.name) });
+            (1..).map(name).find(|p| !p.exists()).expect("numbers do not end")
+        }
+    };
+    if run.join("run.toml").exists() {
+        return Err(CliError::BadInput(format!(
+            "{} holds a run already; resume it with: hilda train --run DIR",
+            run.display()
+        )));
+    }
+    RunFolder::create(&run, &config)?;
+    Ok(run)
+}

@@ -1,0 +1,188 @@
+//! Models: cards, the files that the page loads, completions, publishing.
+
+use std::{fs, process::Command};
+
+use hilda_engine::{decode::Trajectory, model::checkpoint};
+use serde_json::{Value, json};
+
+use crate::{
+    setup::{add_model, data_folder},
+    site::{Site, assert_problem},
+};
+
+const ID: &str = "with-model";
+
+fn site() -> Site {
+    let s = Site::local();
+    add_model(s.data.path(), ID);
+    s
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cards_and_files_of_a_checkpoint() {
+    let s = site();
+    let cards = s.get("/api/models").await.json();
+    let card = cards.as_array().unwrap().iter().find(|c| c["id"] == ID).unwrap();
+    assert_eq!(
+        (card["run"].as_str(), card["step"].as_u64(), card["context"].as_u64()),
+        (Some(ID), Some(7), Some(48))
+    );
+    let list = s.get("/v1/models").await.json();
+    assert!(list["data"].as_array().unwrap().iter().any(|m| m["id"] == ID));
+    let config = s.get(&format!("/api/runs/{ID}/model/config.json")).await;
+    assert_eq!(config.headers["content-type"], "application/json");
+    let etag = config.headers["etag"].to_str().unwrap().to_string();
+    let again =
+        s.send("GET", &format!("/api/runs/{ID}/model/config.json"), &[("if-none-match", &etag)], "").await;
+    assert_eq!(again.status, 304);
+    // int8 rows that the engine reads back, close to the weights they came from
+    let bytes = s.bytes(&format!("/api/runs/{ID}/model/model.safetensors")).await;
+    let small = checkpoint::load(&config.body, &bytes).unwrap();
+    let whole = fs::read(s.data.path().join(format!("runs/{ID}/ckpt/step-7/model.safetensors"))).unwrap();
+    assert!(bytes.len() * 3 < whole.len(), "{} of {}", bytes.len(), whole.len());
+    assert!(bytes.len().abs_diff(card["bytes"].as_u64().unwrap() as usize) < 8192);
+    let whole = checkpoint::load(&config.body, &whole).unwrap();
+    let far = whole.params.iter().zip(&small.params).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    let largest = whole.params.iter().fold(0f32, |m, x| m.max(x.abs()));
+    assert!(far <= largest / 127.0, "{far} of {largest}");
+    for name in ["trainer.safetensors", "README.md", "..%2f..%2frun.toml", ".."] {
+        assert_eq!(s.get(&format!("/api/runs/{ID}/model/{name}")).await.status, 404, "{name}");
+    }
+    fs::write(s.data.path().join(format!("runs/{ID}/ckpt/step-7/model.safetensors")), [0xff; 64]).unwrap();
+    let damaged = Site::local();
+    add_model(damaged.data.path(), ID);
+    fs::write(damaged.data.path().join(format!("runs/{ID}/ckpt/step-7/model.safetensors")), [0xff; 64])
+        .unwrap();
+    assert_problem(&damaged.get(&format!("/api/runs/{ID}/model/model.safetensors")).await, 500);
+    assert_problem(&damaged.post("/v1/completions", json!({ "model": ID, "prompt": "Once" })).await, 500);
+}
+
+fn events(body: &str) -> Vec<Value> {
+    let data: Vec<&str> = body.lines().filter_map(|l| l.strip_prefix("data: ")).collect();
+    assert_eq!(data.last(), Some(&"[DONE]"));
+    data[..data.len() - 1].iter().map(|d| serde_json::from_str(d).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completions_whole_and_step_by_step() {
+    let s = site();
+    let ask = json!({
+        "model": ID, "prompt": "Once upon", "max_tokens": 24, "seed": 3, "temperature": 1.0,
+        "diffusion": { "policy": { "kind": "threshold", "tau": 0.3 }, "trajectory": true },
+    });
+    let r = s.post("/v1/completions", ask.clone()).await;
+    assert_eq!(r.status, 200, "{}", r.body);
+    let whole = r.json();
+    assert_eq!((whole["object"].as_str(), whole["model"].as_str()), (Some("text_completion"), Some(ID)));
+    let text = whole["choices"][0]["text"].as_str().unwrap();
+    assert!(!text.is_empty() && !text.contains('\u{2591}'), "{text:?}");
+    assert!(whole["usage"]["completion_tokens"].as_u64().unwrap() <= 24);
+    let record: Trajectory = serde_json::from_value(whole["diffusion"]["trajectory"].clone()).unwrap();
+    record.replay().unwrap();
+    assert_eq!(record.footer.ledger.forwards as u64, whole["diffusion"]["forwards"].as_u64().unwrap());
+    // the same again, streamed: the pieces add up to the same text
+    let mut ask = ask;
+    ask["stream"] = true.into();
+    let r = s.post("/v1/completions", ask).await;
+    assert_eq!(r.headers["content-type"], "text/event-stream");
+    let all = events(&r.body);
+    let streamed: String = all.iter().map(|e| e["choices"][0]["text"].as_str().unwrap()).collect();
+    assert_eq!(streamed, text);
+    assert_eq!(all.len(), record.steps.len() + 1);
+    let masked: Vec<u64> = all.iter().filter_map(|e| e["diffusion"]["masked"].as_u64()).collect();
+    assert!(masked.windows(2).all(|w| w[0] >= w[1]) && masked[0] > 0, "{masked:?}");
+    assert!(all[0]["diffusion"]["text"].as_str().unwrap().contains('\u{2591}'), "{}", all[0]["diffusion"]);
+    assert!(all.last().unwrap()["choices"][0]["finish_reason"].is_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_strings_cut_in_both_forms() {
+    let s = site();
+    let mut ask = json!({ "model": ID, "prompt": "Once", "max_tokens": 32, "seed": 1, "temperature": 1.0 });
+    let whole = s.post("/v1/completions", ask.clone()).await.json();
+    let whole = whole["choices"][0]["text"].as_str().unwrap().to_string();
+    let stop: String = whole.chars().skip(5).take(2).collect();
+    let want = &whole[..whole.find(&stop).unwrap()];
+    ask["stop"] = json!([stop]);
+    let cut = s.post("/v1/completions", ask.clone()).await.json();
+    assert_eq!(cut["choices"][0]["text"], want);
+    assert_eq!(cut["choices"][0]["finish_reason"], "stop");
+    ask["stream"] = true.into();
+    let all = events(&s.post("/v1/completions", ask).await.body);
+    let streamed: String = all.iter().map(|e| e["choices"][0]["text"].as_str().unwrap()).collect();
+    assert_eq!(streamed, want);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn impossible_completions_name_the_field() {
+    let s = site();
+    for (change, status, field) in [
+        (json!({ "model": "nobody" }), 404, "model"),
+        (json!({ "model": "../../etc" }), 404, "model"),
+        (json!({ "prompt": "a cat ".repeat(60) }), 422, "max_tokens"),
+        (json!({ "max_tokens": 4000 }), 422, "max_tokens"),
+        (json!({ "max_tokens": 0 }), 422, "max_tokens"),
+        (json!({ "prompt": ["a", "b"] }), 422, "prompt"),
+        (json!({ "n": 3 }), 422, "n"),
+        (json!({ "temperature": -1.0 }), 422, "temperature"),
+        (json!({ "diffusion": { "policy": { "kind": "threshold", "tau": 7.0 } } }), 422, "diffusion.policy"),
+    ] {
+        let mut ask = json!({ "model": ID, "prompt": "Once", "max_tokens": 8 });
+        for (k, v) in change.as_object().unwrap() {
+            ask[k] = v.clone();
+        }
+        let r = s.post("/v1/completions", ask).await;
+        assert_eq!(assert_problem(&r, status)["field"], field, "{change}");
+    }
+    let r = s.post("/v1/completions", json!({ "model": ID })).await;
+    assert_eq!(assert_problem(&r, 400)["field"], "prompt");
+    let r = s.post("/v1/completions", json!({ "model": ID, "prompt": "a", "diffusion": { "tau": 1 } })).await;
+    assert_problem(&r, 400);
+}
+
+#[test]
+fn a_result_is_published_as_a_folder() {
+    let data = data_folder();
+    add_model(data.path(), ID);
+    let out = data.path().join("site");
+    let publish = |extra: &[&str]| {
+        let ended = Command::new(env!("CARGO_BIN_EXE_hilda"))
+            .args(["runs", "publish", ID, "--json", "--out"])
+            .arg(&out)
+            .args(extra)
+            .arg("--data-dir")
+            .arg(data.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&ended.stdout).into_owned();
+        (ended.status.code(), text, String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    let (code, text, err) = publish(&["--with-model"]);
+    assert_eq!(code, Some(0), "{err}");
+    let slug = serde_json::from_str::<Value>(&text).unwrap()["slug"].as_str().unwrap().to_string();
+    let folder = out.join("r").join(&slug);
+    let html = fs::read_to_string(folder.join("index.html")).unwrap();
+    assert!(html.starts_with("<!doctype html>") && html.contains("<h1>test</h1>"));
+    assert!(fs::read_to_string(out.join("index.html")).unwrap().contains(&format!("r/{slug}/index.html")));
+    let result: Value = serde_json::from_slice(&fs::read(folder.join("result.json")).unwrap()).unwrap();
+    assert_eq!(result["slug"], slug.as_str());
+    let config = fs::read_to_string(folder.join("model/config.json")).unwrap();
+    checkpoint::load(&config, &fs::read(folder.join("model/model.safetensors")).unwrap()).unwrap();
+    assert!(folder.join("run.toml").is_file());
+    // again: the same address; another title: another one
+    assert!(publish(&[]).1.contains(&slug));
+    assert!(!publish(&["--title", "Second"]).1.contains(&slug));
+    let list: Value = serde_json::from_slice(&fs::read(out.join("results.json")).unwrap()).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 2);
+    // never into a folder that holds something else
+    fs::write(data.path().join("mine.txt"), "x").unwrap();
+    let ended = Command::new(env!("CARGO_BIN_EXE_hilda"))
+        .args(["runs", "publish", ID, "--out"])
+        .arg(data.path())
+        .arg("--data-dir")
+        .arg(data.path())
+        .output()
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(!data.path().join("index.html").exists());
+}

@@ -1,0 +1,256 @@
+// The three journeys of a visitor, in a real browser against the real server: watch, launch and follow, share. And the
+// power cut in between. Run through `cargo xtask test --only browser`.
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import path from 'node:path';
+import { after, before, describe, test } from 'node:test';
+
+import { Server, addStories, folder, launch, longestTask, recipe, sample, shot, until, visit } from './harness.mjs';
+import * as playground from './playground.mjs';
+
+const LIMIT = { timeout: 300_000 };
+
+let server;
+let browser;
+before(async () => {
+  const data = path.join(folder(), 'data');
+  fs.mkdirSync(data);
+  addStories(data);
+  server = await Server.start(data);
+  browser = await launch();
+});
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+});
+
+describe('watch', () => {
+  test('the starter prompt denoises by itself, in WASM', LIMIT, async (t) => {
+    const page = await visit(browser, server.url);
+    const first = await playground.firstWord(page);
+    const text = await playground.written(page);
+    assert.ok(text.trim().split(/\s+/).length > 10, `a text of several words: ${text}`);
+    assert.ok(!text.includes('_'), `no mask is left: ${text}`);
+    assert.match(await playground.device(page), /WASM/);
+    assert.match(await playground.counters(page), /step \d+ of \d+ · 0 masked · \d+ edits? · [\d.]+ tokens \/ forward/);
+    await shot(page, 'playground');
+
+    // The second visit finds the model in its cache.
+    await page.reload();
+    const again = await playground.firstWord(page);
+    const start = await page.evaluate(() => performance.now());
+    await playground.written(page);
+    t.diagnostic(`first word after ${first.toFixed(0)} ms, with the model cached after ${again.toFixed(0)} ms`);
+    t.diagnostic(`longest main-thread task while denoising: ${(await longestTask(page, start)).toFixed(0)} ms`);
+    t.diagnostic(`counters: ${await playground.counters(page)}`);
+    assert.deepEqual(page.trouble, []);
+    await page.context().close();
+  });
+
+  test('states differ by more than colour', LIMIT, async () => {
+    const page = await visit(browser, server.url);
+    await playground.written(page);
+    const legend = await page.locator('.legend .tok').evaluateAll((marks) => marks.map((mark) => {
+      const looks = (element) => {
+        const style = getComputedStyle(element);
+        return [style.textDecorationLine, style.borderStyle, style.borderRadius, style.backgroundColor !== 'rgba(0, 0, 0, 0)'];
+      };
+      return JSON.stringify([looks(mark), [...mark.children].map((child) => [child.tagName, ...looks(child)])]);
+    }));
+    assert.ok(legend.length >= 4, 'a legend of the marks');
+    assert.equal(new Set(legend).size, legend.length, `marks that differ in form: ${legend.join('\n')}`);
+    // Every position says in words what it is.
+    await page.getByRole('slider', { name: 'Step', exact: true }).focus();
+    await page.keyboard.press('Home');
+    await until('the masks of the first step', async () => (await playground.masked(page)) > 0);
+    const label = await page.locator('.canvas .tok.masked').first().getAttribute('aria-label');
+    assert.match(label, /masked/);
+    await page.context().close();
+  });
+
+  test('the keyboard steps, jumps and plays', LIMIT, async () => {
+    const page = await visit(browser, server.url);
+    const whole = await playground.written(page);
+    const at = async () => Number(/step (\d+)/.exec(await playground.counters(page))[1]);
+    const end = await at();
+    await page.locator('body').click({ position: { x: 5, y: 400 } });
+    await page.keyboard.press('Home');
+    await until('the beginning', async () => (await at()) === 0);
+    await page.keyboard.press('ArrowRight');
+    await until('step 1', async () => (await at()) === 1);
+    await page.keyboard.press('ArrowRight');
+    await page.keyboard.press('ArrowLeft');
+    await until('step 1 again', async () => (await at()) === 1);
+    await page.keyboard.press('Space');
+    await until('the replay to its end', async () => (await at()) === end, 60_000);
+    assert.equal(await playground.text(page), whole, 'the replay ends in the same text');
+    await page.keyboard.press('Home');
+    await page.keyboard.press('End');
+    await until('the end', async () => (await at()) === end);
+    const status = await page.getByRole('status').filter({ hasText: /masked/ }).first().textContent();
+    assert.match(status, /step \d+ of \d+, 0 masked, \d+ edits?/);
+    await page.context().close();
+  });
+
+  test('a permalink gives the same text in a new profile', LIMIT, async () => {
+    const page = await visit(browser, server.url);
+    const text = await playground.written(page);
+    const link = await playground.share(page);
+    const other = await visit(browser, link);
+    assert.equal(await playground.written(other), text);
+    assert.deepEqual(other.trouble, []);
+    await page.context().close();
+    await other.context().close();
+  });
+
+  test('a narrow screen and a dark theme', LIMIT, async () => {
+    const options = { viewport: { width: 360, height: 740 }, colorScheme: 'dark', reducedMotion: 'reduce' };
+    const page = await visit(browser, server.url, options);
+    await playground.written(page);
+    const { scroll, client } = await page.evaluate(() => ({
+      scroll: document.documentElement.scrollWidth,
+      client: document.documentElement.clientWidth,
+    }));
+    assert.ok(scroll <= client, `the page is ${scroll - client} px too wide at 360 px`);
+    await shot(page, 'playground-phone-dark');
+    assert.deepEqual(page.trouble, []);
+    await page.context().close();
+  });
+
+  test('CPU, WASM and WebGPU write the same, as long as decisions are clear', LIMIT, async (t) => {
+    const prompts = ['Once upon a time', 'Tom had a red ball.', 'One day, Lily and her mom went to the'];
+    // Links round margins to three decimals.
+    const tolerance = 0.001;
+    const traces = async (browser, device) => {
+      const page = await visit(browser, `${server.url}/?device=${device}`);
+      const found = [];
+      for (const prompt of prompts) {
+        await playground.write(page, prompt);
+        found.push(playground.record(await playground.share(page)));
+      }
+      t.diagnostic(`${await playground.device(page)}: ${await playground.counters(page)}`);
+      assert.deepEqual(page.trouble, []);
+      await page.context().close();
+      return found;
+    };
+    const wasm = await traces(browser, 'wasm');
+    const native = wasm.map(({ header: { config } }, index) => sample(prompts[index], config));
+    wasm.forEach((trace, index) => {
+      const { steps, margin } = playground.compare(trace, native[index], tolerance);
+      t.diagnostic(`CPU and WASM: ${steps} of ${trace.steps.length} steps equal, margin of the difference ${margin}`);
+    });
+
+    const gpu = await launch({ webgpu: true });
+    try {
+      const page = await visit(gpu, server.url);
+      const adapter = await page.evaluate(async () => Boolean(await navigator.gpu?.requestAdapter()));
+      if (!adapter) return t.skip('this Chromium has no WebGPU adapter, not even a software one');
+      await page.context().close();
+      const webgpu = await traces(gpu, 'webgpu');
+      wasm.forEach((trace, index) => {
+        const { steps, margin } = playground.compare(trace, webgpu[index], tolerance);
+        t.diagnostic(`WASM and WebGPU: ${steps} of ${trace.steps.length} steps equal, margin of the difference ${margin}`);
+      });
+    } finally {
+      await gpu.close();
+    }
+  });
+});
+
+describe('launch, follow and share', () => {
+  let run;
+  const ownRecipe = async (page, toml) => {
+    await page.getByRole('button', { name: 'Write your own recipe (TOML)' }).click();
+    await page.getByLabel('The recipe as TOML').fill(toml);
+  };
+  test('a job is launched from the form and followed to its end', LIMIT, async () => {
+    const page = await visit(browser, `${server.url}/launch`);
+    await ownRecipe(page, recipe('journey', 60));
+    const start = page.getByRole('button', { name: 'Start the run' });
+    await until('an estimate', async () => (await page.getByLabel('Estimate').innerText()).includes('in 60 steps'));
+    await shot(page, 'launch');
+    await start.click();
+    await page.waitForURL(/\/runs\/[^/]+$/);
+    run = page.url().split('/').pop();
+    await until('the end of the job', async () => /finished/i.test(await page.locator('main').innerText()), 180_000);
+    const metrics = await server.api(`/api/runs/${run}/metrics?after=0&limit=1000`);
+    assert.equal(metrics.rows.filter((row) => row.metric.kind === 'train').length, 60);
+    assert.ok((await page.locator('main svg').count()) > 0, 'curves are drawn');
+    assert.match(await page.locator('main').innerText(), /nelbo_t\(\d+\)/, 'the likelihood names its estimator');
+    await shot(page, 'run');
+    assert.deepEqual(page.trouble, []);
+    await page.goto(`${server.url}/runs`);
+    await until('the run in the table', async () => (await page.locator('main').innerText()).includes('journey'));
+    await shot(page, 'runs');
+    await page.context().close();
+  });
+
+  test('a wrong field is explained before anything starts', LIMIT, async () => {
+    const page = await visit(browser, `${server.url}/launch`);
+    await ownRecipe(page, recipe('wrong', 60).replace('rows = 8\n[eval]', 'rows = 0\n[eval]'));
+    await until('the field in words', async () => /batch\.rows/.test(await page.locator('main').innerText()));
+    assert.ok(await page.getByRole('button', { name: 'Start the run' }).isDisabled(), 'it cannot be started');
+    await page.context().close();
+  });
+
+  test('its shared link opens in a new profile', LIMIT, async (t) => {
+    if (!run) return t.skip('no run to share');
+    const page = await visit(browser, `${server.url}/runs/${run}`);
+    await page.getByRole('button', { name: 'Share' }).click();
+    const link = await until('the link', () =>
+      page.locator('main a').evaluateAll((links) => links.map((a) => a.href).find((to) => /\/r\/[a-z0-9]{20,}$/.test(to))),
+    );
+    await page.context().close();
+    const other = await visit(browser, link);
+    const text = await until('the report', async () => {
+      const text = await other.locator('main').innerText();
+      return text.includes('journey') && text;
+    });
+    assert.match(text, /hilda train/, 'the command that reproduces it');
+    assert.match(text, /nelbo_t\(\d+\)/, 'the likelihood names its estimator');
+    await shot(other, 'shared');
+    assert.deepEqual(other.trouble, []);
+    await other.context().close();
+  });
+});
+
+describe('a power cut', () => {
+  test('kill -9 of server and job loses nothing that the page had shown', LIMIT, async (t) => {
+    if (!fs.existsSync('/proc/self/cmdline')) return t.skip('finds the trainer through /proc');
+    const data = path.join(folder(), 'data');
+    fs.mkdirSync(data);
+    addStories(data);
+    let server = await Server.start(data);
+    const steps = 400;
+    const { id } = await server.api('/api/runs', {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ toml: recipe('cut', steps) }),
+    });
+    let page = await visit(browser, `${server.url}/runs/${id}`);
+    await until('step 30', async () => ((await server.api(`/api/runs/${id}`)).status?.step ?? 0) >= 30);
+    const shown = (await server.api(`/api/runs/${id}/metrics?after=0&limit=5000`)).rows;
+    await server.stop();
+    await page.context().close();
+    const file = path.join(data, 'runs', id, 'metrics.jsonl');
+    const text = fs.readFileSync(file, 'utf8');
+    const committed = text.slice(0, text.lastIndexOf('\n') + 1);
+    assert.ok(!committed.includes(`"step":${steps},`), 'the cut came before the end');
+
+    server = await Server.start(data);
+    try {
+      page = await visit(browser, `${server.url}/runs/${id}`);
+      await until('the end of the job', async () => /finished/i.test(await page.locator('main').innerText()), 180_000);
+      assert.ok(fs.readFileSync(file, 'utf8').startsWith(committed), 'a committed line was lost');
+      const rows = (await server.api(`/api/runs/${id}/metrics?after=0&limit=5000`)).rows;
+      const key = ({ metric }) => `${metric.kind} ${metric.step}`;
+      const kept = new Set(rows.map(key));
+      assert.deepEqual(shown.map(key).filter((name) => !kept.has(name)), []);
+      const seen = new Set(rows.filter((row) => row.metric.kind === 'train').map((row) => row.metric.step));
+      assert.equal(seen.size, steps, 'every step is there');
+      await page.context().close();
+    } finally {
+      await server.stop();
+    }
+  });
+});
