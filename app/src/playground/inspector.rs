@@ -17,7 +17,13 @@ pub fn Inspector(player: Player) -> impl IntoView {
         Some((pos, cell))
     });
     view! {
-        <section class="card inspector" id="inspector" tabindex="-1" aria-label="Word inspector">
+        <section
+            class="card inspector"
+            class:open=move || cell.with(Option::is_some)
+            id="inspector"
+            tabindex="-1"
+            aria-label="Word inspector"
+        >
             {move || match cell.get() {
                 None => view! {
                     <h3>"A word"</h3>
@@ -25,7 +31,10 @@ pub fn Inspector(player: Player) -> impl IntoView {
                         "Choose a word in the text to see which step wrote it, how sure the model was and what else it considered."
                     </p>
                 }.into_any(),
-                Some((pos, cell)) => view! { <Details player pos cell/> }.into_any(),
+                Some((pos, cell)) => view! {
+                    <button class="quiet round close" aria-label="Close" on:click=move |_| player.selected.set(None)>"×"</button>
+                    <Details player pos cell/>
+                }.into_any(),
             }}
         </section>
     }
