@@ -190,6 +190,12 @@ impl Text {
         }
         bytes
     }
+    /// Bytes at the end that may be the beginning of a stop string.
+    fn held_back(&self, text: &str) -> usize {
+        let begins =
+            |s: &String| s.char_indices().map(|(i, _)| i).skip(1).filter(|n| text.ends_with(&s[..*n])).max();
+        self.stops.iter().filter_map(begins).max().unwrap_or(0)
+    }
     /// The text cut at the earliest stop string, and whether there was one.
     fn cut<'a>(&self, text: &'a str) -> (&'a str, bool) {
         match self.stops.iter().filter_map(|s| text.find(s)).min() {
@@ -197,6 +203,24 @@ impl Text {
             None => (text, false),
         }
     }
+}
+
+/// Bytes as text. Half a character at the end waits for its rest, unless this is the last of them; so the text of
+/// more bytes always begins with the text of fewer.
+fn settled_text(bytes: &[u8], last: bool) -> String {
+    let mut out = String::new();
+    let mut read = 0;
+    for chunk in bytes.utf8_chunks() {
+        out += chunk.valid();
+        let bad = chunk.invalid();
+        read += chunk.valid().len() + bad.len();
+        let at_end = read == bytes.len();
+        let half = at_end && std::str::from_utf8(bad).is_err_and(|e| e.error_len().is_none());
+        if !bad.is_empty() && (last || !half) {
+            out.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
+    out
 }
 
 /// Runs a decoding to its end; `step` sees every event and ends it early by answering false.
@@ -318,27 +342,15 @@ fn stream_steps(
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
         let start = Instant::now();
-        let mut sent = 0;
-        // bytes beyond `sent` as text; half a character at the end waits for its rest
-        let mut fresh = |settled: &[u8], last: bool| {
-            let rest = &settled[sent.min(settled.len())..];
-            let whole = match std::str::from_utf8(rest) {
-                Err(e) if !last && e.error_len().is_none() => e.valid_up_to(),
-                _ => rest.len(),
-            };
-            sent += whole;
-            String::from_utf8_lossy(&rest[..whole]).into_owned()
-        };
-        let mut cut = false;
+        let (mut sent, mut cut) = (0, false);
         let result = decode(&text.model, config, |d, e| {
-            let settled = text.settled(d, e.record.block);
-            let whole = String::from_utf8_lossy(&settled).into_owned();
-            let (kept, stopped) = text.cut(&whole);
+            let last = d.stop().is_some();
+            let settled = settled_text(&text.settled(d, e.record.block), last);
+            let (kept, stopped) = text.cut(&settled);
             cut = stopped;
-            let delta = match stopped {
-                true => fresh(kept.as_bytes(), true),
-                false => fresh(&settled, d.stop().is_some()),
-            };
+            let end = if stopped || last { kept.len() } else { kept.len() - text.held_back(kept) };
+            let delta = kept[sent.min(end)..end].to_string();
+            sent = sent.max(end);
             let mut v = frame.value(&delta, None);
             v["diffusion"] = json!({ "step": e.record, "masked": e.masked, "text": text.shown(d) });
             // nobody listens any more: stop computing
@@ -364,4 +376,21 @@ fn stream_steps(
     let events =
         stream::unfold(receive, |mut r| async move { r.recv().await.map(|e| (Ok::<_, Infallible>(e), r)) });
     Sse::new(events).keep_alive(KeepAlive::new()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn text_of_fewer_bytes_begins_the_text_of_more(bytes in prop::collection::vec(any::<u8>(), 0..40), cut in 0usize..40) {
+            let cut = cut.min(bytes.len());
+            let whole = settled_text(&bytes, true);
+            prop_assert_eq!(&whole, &String::from_utf8_lossy(&bytes));
+            prop_assert!(whole.starts_with(&settled_text(&bytes[..cut], false)));
+        }
+    }
 }

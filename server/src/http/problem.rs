@@ -133,10 +133,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
     async fn from_request(req: Request, state: &S) -> Result<Self, Problem> {
         let kind = req.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
-        if kind.split(';').next().map(str::trim) != Some("application/json") {
-            let detail = "send JSON with the header content-type: application/json";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-        }
+        let kind = kind.split(';').next().unwrap_or("").trim().to_string();
         let bytes = axum::body::Bytes::from_request(req, state).await.map_err(|e: BytesRejection| {
             let status = e.status();
             match status {
@@ -146,6 +143,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
                 _ => Problem::new(status, e.body_text()),
             }
         })?;
+        // no body at all is an empty object
+        let nothing = bytes.is_empty() && kind.is_empty();
+        let bytes = if nothing { "{}".into() } else { bytes };
+        if kind != "application/json" && !nothing {
+            let detail = "send JSON with the header content-type: application/json";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+        }
         serde_json::from_slice(&bytes).map(Json).map_err(|e| {
             let mut p = Problem::new(StatusCode::BAD_REQUEST, format!("the body does not read: {e}"));
             let text = e.to_string();

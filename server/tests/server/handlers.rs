@@ -227,6 +227,11 @@ async fn a_result_is_shared_read_and_revoked() {
     for fetched in ["src=", "href=", "url(", "@import", "http://", "https://"] {
         assert!(!html.contains(fetched), "the file fetches something: {fetched}");
     }
+    assert_eq!(
+        s.send("POST", &format!("/api/runs/{id}/share"), &[], "").await.status,
+        201,
+        "no body, no title"
+    );
     let long = "x".repeat(300);
     let r = s.post(&format!("/api/runs/{id}/share"), json!({ "title": long })).await;
     assert_eq!(assert_problem(&r, 422)["field"], "title");
