@@ -118,10 +118,14 @@ impl Host {
                     Err(message) => tell(&Tell::Failed { job, message }),
                 };
             }
-            Ask::Change { job, changes } => match self.change(job, changes) {
-                Ok(()) => self.run().await,
-                Err(message) => tell(&Tell::Failed { job, message }),
-            },
+            Ask::Change { job, changes } => {
+                // changes made before a refused one stand, and are part of the record
+                let refused = self.change(job, changes).err();
+                self.run().await;
+                if let Some(message) = refused {
+                    tell(&Tell::Failed { job, message });
+                }
+            }
             Ask::Stop => {}
         }
     }
