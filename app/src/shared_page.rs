@@ -1,7 +1,7 @@
 //! A shared result: read-only, reads like a short report, also on paper.
 //!
-//! The result comes from the document itself (an element `shared-result` holding JSON: the file that works alone),
-//! else from the server, else from `result.json` beside the page (a published folder).
+//! The result comes from the server, else from `result.json` of a published folder. (The file that works alone is
+//! written by the server and needs no page.)
 
 use std::sync::Arc;
 
@@ -23,20 +23,11 @@ use crate::shell::set_title;
 /// Where a result was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
-    Document,
     Server,
     Folder,
 }
 
-fn embedded() -> Option<SharedResult> {
-    let text = dom::document().get_element_by_id("shared-result")?.text_content()?;
-    serde_json::from_str(&text).ok()
-}
-
 async fn find(slug: &str) -> Result<(SharedResult, Source), Problem> {
-    if let Some(result) = embedded() {
-        return Ok((result, Source::Document));
-    }
     match api::get(&format!("/api/r/{slug}")).await {
         Ok(result) => Ok((result, Source::Server)),
         Err(problem) => match api::get(&format!("/r/{slug}/result.json")).await {
@@ -114,6 +105,7 @@ fn curves(r: &SharedResult) -> (Vec<Series>, Vec<Series>) {
             name: name.to_string(),
             style: i + 1,
             look: Look::Marked,
+            range: false,
             points: Arc::new(
                 r.valid
                     .iter()
@@ -126,7 +118,13 @@ fn curves(r: &SharedResult) -> (Vec<Series>, Vec<Series>) {
             ),
         })
         .collect();
-    let loss = vec![Series { name: "loss".into(), style: 0, look: Look::Smoothed, points: Arc::new(points) }];
+    let loss = vec![Series {
+        name: "loss".into(),
+        style: 0,
+        look: Look::Smoothed,
+        range: false,
+        points: Arc::new(points),
+    }];
     (loss, valid)
 }
 
@@ -258,7 +256,6 @@ fn Access(slug: String, run: String, source: Source) -> impl IntoView {
             && (loopback() || dom::stored(api::TOKEN_KEY).is_some())
     };
     let who = move || match source {
-        Source::Document => "Whoever has this file.",
         Source::Folder => "Whoever can open this address.",
         Source::Server if loopback() => {
             "Only this machine: the server listens on 127.0.0.1, so the link reaches nobody else. To show the result to others, send the file."

@@ -23,6 +23,7 @@ pub fn theme_colours() -> Colours {
         ink: read("--ink"),
         muted: read("--mut"),
         line: read("--line-strong"),
+        grid: read("--line"),
         series: (0..8).map(|i| read(&format!("--s{i}"))).collect(),
     }
 }

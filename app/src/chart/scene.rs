@@ -223,7 +223,9 @@ pub struct Colours {
     pub paper: String,
     pub ink: String,
     pub muted: String,
+    /// axes
     pub line: String,
+    pub grid: String,
     /// by style index
     pub series: Vec<String>,
 }
@@ -234,7 +236,10 @@ impl Paint<'_> {
     fn line(&self, class: &str) -> String {
         match self.0 {
             None => format!("class=\"c-{class}\""),
-            Some(c) => format!("fill=\"none\" stroke=\"{}\"", escape(&c.line)),
+            Some(c) => {
+                let colour = if class == "grid" { &c.grid } else { &c.line };
+                format!("fill=\"none\" stroke=\"{}\"", escape(colour))
+            }
         }
     }
     fn text(&self, class: &str) -> String {
@@ -384,7 +389,7 @@ mod tests {
     };
 
     fn series(look: Look, points: Vec<Point>) -> Series {
-        Series { name: "a <b>".into(), style: 1, look, points: Arc::new(points) }
+        Series { name: "a <b>".into(), style: 1, look, range: false, points: Arc::new(points) }
     }
     fn ramp(n: usize) -> Vec<Point> {
         (0..n)

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use super::format;
+
 /// The three x axes of a training curve.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XAxis {
@@ -41,9 +43,9 @@ impl XAxis {
     /// A value on this axis, in words.
     pub fn say(self, v: f64) -> String {
         match self {
-            XAxis::Step => format!("step {}", super::format::count(v.round().max(0.0) as u64)),
-            XAxis::Tokens => format!("{} tokens", super::format::short(v)),
-            XAxis::Time => super::format::duration(v),
+            XAxis::Step => format!("step {}", format::count(v.round().max(0.0) as u64)),
+            XAxis::Tokens => format!("{} tokens", format::short(v)),
+            XAxis::Time => format::duration(v),
         }
     }
 }
@@ -97,6 +99,8 @@ pub struct Series {
     /// index into colours and dash patterns
     pub style: usize,
     pub look: Look,
+    /// `low` and `high` are the extremes over several runs, not an error
+    pub range: bool,
     pub points: Arc<Vec<Point>>,
 }
 
@@ -114,10 +118,26 @@ impl Series {
     pub fn dash_name(&self) -> &'static str {
         DASH_NAMES[self.style % DASH_NAMES.len()]
     }
-    /// Index of the point nearest to `x`; none when there are no points.
+    /// A value with its error or range, in words. `value` may be smoothed.
+    pub fn say(&self, p: &Point, value: f64) -> String {
+        if p.high <= p.low {
+            return format::number(value);
+        }
+        match self.range {
+            true => {
+                format!("{} ({} to {})", format::number(value), format::number(p.low), format::number(p.high))
+            }
+            false if self.look == Look::Marked => format::plus_minus(p.y, p.high - p.y),
+            false => format::number(value),
+        }
+    }
+    /// Index of the point nearest to `x`; none outside the range that the series covers.
     pub fn nearest(&self, axis: XAxis, x: f64) -> Option<usize> {
         let p = &self.points;
-        if p.is_empty() {
+        let (first, last) = (p.first()?.x(axis), p.last()?.x(axis));
+        // a pixel or so beside a lone point still means that point
+        let slack = 1e-9 + (last - first) * 5e-3;
+        if x < first - slack || x > last + slack {
             return None;
         }
         let right = p.partition_point(|q| q.x(axis) < x).min(p.len() - 1);
@@ -200,7 +220,13 @@ mod tests {
             .enumerate()
             .map(|(i, y)| Point::new(i as f64, 10.0 * i as f64, 0.5 * i as f64, *y))
             .collect();
-        Series { name: "a,\"b\"".into(), style: 9, look: Look::Smoothed, points: Arc::new(points) }
+        Series {
+            name: "a,\"b\"".into(),
+            style: 9,
+            look: Look::Smoothed,
+            range: false,
+            points: Arc::new(points),
+        }
     }
 
     #[test]
@@ -215,11 +241,23 @@ mod tests {
     #[test]
     fn nearest_finds_the_closer_neighbour() {
         let s = series(&[1.0; 5]);
-        assert_eq!(s.nearest(XAxis::Step, -3.0), Some(0));
+        assert_eq!(s.nearest(XAxis::Step, -0.01), Some(0));
+        assert_eq!(s.nearest(XAxis::Step, -3.0), None);
         assert_eq!(s.nearest(XAxis::Step, 2.4), Some(2));
         assert_eq!(s.nearest(XAxis::Tokens, 26.0), Some(3));
-        assert_eq!(s.nearest(XAxis::Time, 99.0), Some(4));
+        assert_eq!(s.nearest(XAxis::Time, 2.0), Some(4));
+        assert_eq!(s.nearest(XAxis::Time, 99.0), None);
         assert_eq!(series(&[]).nearest(XAxis::Step, 0.0), None);
+    }
+
+    #[test]
+    fn a_range_is_never_written_as_an_error() {
+        let p = Point::new(0.0, 0.0, 0.0, 3.0).with_error(0.25);
+        let mut s = series(&[]);
+        s.look = Look::Marked;
+        assert_eq!(s.say(&p, p.y), "3.00 ± 0.25");
+        s.range = true;
+        assert_eq!(s.say(&p, p.y), "3 (2.75 to 3.25)");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::controls::ChartGroup;
 use super::export::{save_png, theme_colours};
 use super::format;
 use super::scene::{Scene, Settings};
-use super::series::{Look, Series, csv};
+use super::series::{Series, csv};
 use crate::dom;
 
 /// Rows of the table per series; the CSV file has all.
@@ -125,12 +125,11 @@ pub fn LineChart(
                 Some(x) => s.nearest(scene.settings.axis, x),
                 None => s.points.len().checked_sub(1),
             };
-            let Some(i) = at else { return "no values yet".into() };
+            let Some(i) = at else {
+                return if s.points.is_empty() { "no values yet".into() } else { "–".into() };
+            };
             let p = &s.points[i];
-            match s.look {
-                Look::Marked if p.high > p.y => format::plus_minus(p.y, p.high - p.y),
-                _ => format::number(m.values[i]),
-            }
+            s.say(p, m.values[i])
         })
     };
     let place = move || match group.hover.get() {
@@ -217,12 +216,11 @@ pub fn LineChart(
                 return;
             }
             "+" | "=" => {
-                let centre = group.hover.get_untracked().unwrap_or((s.x.low + s.x.high) / 2.0);
-                let half = (s.x.high - s.x.low) / 4.0;
-                let (a, b) = (round(centre - half, half), round(centre + half, half));
-                if !s.x.log || a > 0.0 {
-                    group.set(|v| v.zoom = Some((a, b)));
-                }
+                // in pixels, so that it works on both kinds of axis
+                let centre = group.hover.get_untracked().map_or((s.x.from + s.x.to) / 2.0, |x| s.x.map(x));
+                let quarter = (s.x.to - s.x.from) / 4.0;
+                let (low, high) = (s.x.invert(centre - quarter), s.x.invert(centre + quarter));
+                group.set(|v| v.zoom = Some((round(low, high - low), round(high, high - low))));
                 return;
             }
             _ => return,
@@ -364,11 +362,7 @@ fn Table(series: Signal<Arc<Vec<Series>>>, unit: String, title: String) -> impl 
                 let stride = s.points.len().div_ceil(TABLE_ROWS).max(1);
                 for (i, p) in s.points.iter().enumerate() {
                     if i % stride == 0 || i + 1 == s.points.len() {
-                        let value = if s.look == Look::Marked && p.high > p.y {
-                            format::plus_minus(p.y, p.high - p.y)
-                        } else {
-                            format::number(p.y)
-                        };
+                        let value = s.say(p, p.y);
                         out.push((s.name.clone(), *p, value));
                     }
                 }

@@ -17,6 +17,7 @@ pub struct RunSummary {
     pub created: f64,
     #[serde(default)]
     pub disk_bytes: u64,
+    /// 1 = next
     #[serde(default)]
     pub queue_position: Option<usize>,
     #[serde(default)]

@@ -257,7 +257,7 @@ fn Fields(
                     <TextField form field="name" label="Name" hint="letters, digits, - _ ." number=Kind::Text/>
                     <SizeField form/>
                     <CorpusField form corpora/>
-                    <TextField form field="seed" label="Seed" hint="same seed, same run" number=Kind::Whole/>
+                    <TextField form field="seed" label="Seed" hint="same seed, same run" default="0" number=Kind::Whole/>
                 </fieldset>
                 <fieldset class="card">
                     <legend>"Phases"</legend>

@@ -98,6 +98,9 @@ pub fn TextField(
     #[prop(into)] field: String,
     label: &'static str,
     #[prop(optional)] hint: &'static str,
+    /// what holds where the text does not say
+    #[prop(optional)]
+    default: &'static str,
     number: Kind,
 ) -> impl IntoView {
     let id = format!("f-{}", field.replace(['.', '[', ']'], "-"));
@@ -117,7 +120,7 @@ pub fn TextField(
     view! {
         <div class="field">
             <label for=id.clone()>{label}</label>
-            <input type="text" id=id inputmode=mode autocomplete="off" spellcheck="false"
+            <input type="text" id=id inputmode=mode autocomplete="off" spellcheck="false" placeholder=default
                 aria-describedby=error_id.clone() aria-invalid=move || wrong().to_string()
                 prop:value=shown
                 on:change=move |ev| {
@@ -255,7 +258,7 @@ pub fn OtherErrors(form: Form) -> impl IntoView {
         <ul class="errors plain" id="f-errors" aria-live="polite">
             {move || list().into_iter().map(|e| {
                 let line = form.text.with_untracked(|t| line_of(t, &e.field));
-                let place = line.map(|l| format!(" (line {l})")).unwrap_or_default();
+                let place = line.map(|l| format!(" (line {l})")).unwrap_or_default() + if e.field.is_empty() { "" } else { ":" };
                 let field = (!e.field.is_empty()).then(|| view! { <code>{e.field.clone()}</code> });
                 view! { <li class="field-error">{field}{place}" "<span class="message">{e.message}</span></li> }
             }).collect_view()}

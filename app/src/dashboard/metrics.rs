@@ -143,7 +143,7 @@ impl Metrics {
             .map(|(r, t)| Point::new(r.step as f64, r.tokens as f64, t, quantity.of(r)))
             .collect();
         let look = if quantity == Quantity::LearningRate { Look::Exact } else { Look::Smoothed };
-        Series { name: name.into(), style, look, points: Arc::new(points) }
+        Series { name: name.into(), style, look, range: false, points: Arc::new(points) }
     }
 
     /// One marked curve per estimator, in order of first use; `prefix` goes before the estimator's name.
@@ -176,6 +176,7 @@ impl Metrics {
                     name: format!("{prefix}{name}"),
                     style: style + i,
                     look: Look::Marked,
+                    range: false,
                     points: Arc::new(points),
                 }
             })

@@ -196,19 +196,18 @@ fn Head(
     let headline = Memo::new(move |_| status.with(|s| s.as_ref().and_then(|s| s.headline.clone())));
     let away = move || live.loaded.get() && live.connection.get() != Connection::Open && !live.gone.get();
     let bad_lines = move || detail.with(|d| d.as_ref().map_or(0, |d| d.unreadable_metrics));
-    let queue =
-        move || {
-            detail
-                .with(|d| d.as_ref().and_then(|d| d.summary.queue_position))
-                .filter(|_| state.get() == Some(State::Queued))
-                .map(|p| {
-                    if p == 0 {
-                        "next in the queue".to_string()
-                    } else {
-                        format!("{p} before it in the queue")
-                    }
-                })
-        };
+    let queue = move || {
+        detail
+            .with(|d| d.as_ref().and_then(|d| d.summary.queue_position))
+            .filter(|_| state.get() == Some(State::Queued))
+            .map(|p| {
+                if p <= 1 {
+                    "next in the queue".to_string()
+                } else {
+                    format!("{} before it in the queue", p - 1)
+                }
+            })
+    };
     view! {
         <header class="run-head">
             <div class="run-title">

@@ -257,7 +257,7 @@ fn Row(
     let of = move |f: fn(&hilda_engine::record::Status) -> String| {
         move || status.with(|s| s.as_ref().map(f)).unwrap_or_else(|| "–".into())
     };
-    let queue = move || run.get().and_then(|r| r.queue_position).map(|p| format!("{} in the queue", p + 1));
+    let queue = move || run.get().and_then(|r| r.queue_position).map(|p| format!("{p} in the queue"));
     let spark = Memo::new(move |_| run.get().map(|r| r.spark).unwrap_or_default());
     let headline = Memo::new(move |_| status.get().and_then(|s| s.headline));
     let href = format!("/runs/{id}");

@@ -86,6 +86,15 @@ impl Device {
         Ok(Opened { device: Device::Web(web, session), name, note: None, backend: "webgpu" })
     }
 
+    /// Another text begins.
+    pub fn forget(&mut self) {
+        match self {
+            Device::Cpu(session) => session.forget(),
+            #[cfg(feature = "web")]
+            Device::Web(_, session) => session.forget(),
+        }
+    }
+
     /// Runs one forward.
     pub async fn answer(&mut self, request: &ForwardRequest) -> Result<RowStats, DeviceError> {
         match self {

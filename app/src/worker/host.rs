@@ -118,10 +118,14 @@ impl Host {
                     Err(message) => tell(&Tell::Failed { job, message }),
                 };
             }
-            Ask::Change { job, changes } => match self.change(job, changes) {
-                Ok(()) => self.run().await,
-                Err(message) => tell(&Tell::Failed { job, message }),
-            },
+            Ask::Change { job, changes } => {
+                // changes made before a refused one stand, and are part of the record
+                let refused = self.change(job, changes).err();
+                self.run().await;
+                if let Some(message) = refused {
+                    tell(&Tell::Failed { job, message });
+                }
+            }
             Ask::Stop => {}
         }
     }
@@ -186,10 +190,11 @@ impl Host {
     }
 
     fn begin(&self, number: u32, request: &Request) -> Result<(), String> {
-        let loaded = self.loaded.borrow();
-        let loaded = loaded.as_ref().ok_or("no model is loaded")?;
+        let mut loaded = self.loaded.borrow_mut();
+        let loaded = loaded.as_mut().ok_or("no model is loaded")?;
         let config = configure(loaded, request)?;
         let mut decoder = Decoder::new(config).map_err(|e| e.to_string())?;
+        loaded.device.forget();
         decoder.set_provenance(loaded.provenance.clone());
         tell(&Tell::Begin { job: number, config: Box::new(decoder.config().clone()) });
         self.job.replace(Some(Job { number, decoder, timing: Timing::default() }));

@@ -109,6 +109,11 @@ impl<B: Backend> Session<B> {
         &self.weights
     }
 
+    /// Forgets the cached text: the next request begins another sequence.
+    pub fn forget(&mut self) {
+        self.cached.clear();
+    }
+
     /// Records one forward; its statistics are in `self.stats` once the device has run.
     pub fn forward(&mut self, b: &B, r: &ForwardRequest) -> Result<Pending, SessionError> {
         let w = self.weights.clone();
