@@ -14,6 +14,7 @@ use crate::api::{self, Problem};
 use crate::chart::{ChartControls, ChartGroup, LineChart, Look, Point, Series, format};
 use crate::dashboard::data::{SharedResult, System, state_word};
 use crate::dashboard::define;
+use crate::dashboard::replay::Recorded;
 use crate::dashboard::samples::SampleTracks;
 use crate::dashboard::ui::{Likelihood, Oops, no_content};
 use crate::dom;
@@ -199,12 +200,19 @@ fn Report(result: SharedResult, source: Source) -> impl IntoView {
                         file=format!("{file}-loss") series=Signal::stored(loss) group/>
                 </div>
             </section>
+            {r.trajectory.clone().map(|t| view! {
+                <section>
+                    <h2>"How it writes"</h2>
+                    <p class="mut small">"One recorded decoding. Play it, or step through it; nothing is computed again."</p>
+                    <Recorded trajectory=t texts=r.tokenizer_pieces.clone()/>
+                </section>
+            })}
             {r.samples.iter().any(|f| !f.samples.is_empty()).then(|| view! {
                 <section><h2>"Samples"</h2><SampleTracks files=r.samples.clone()/></section>
             })}
             <section>
                 <h2>"Cost"</h2>
-                <dl class="facts">
+                <dl class="props">
                     <div><dt>"Time training"</dt><dd>{format::duration(cost.seconds)}</dd></div>
                     <div><dt>"Training tokens"</dt><dd class="num">{format::count(cost.tokens)}</dd></div>
                     <div><dt>"Compute"</dt><dd>{format::flops(cost.flops)}</dd></div>

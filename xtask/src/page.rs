@@ -31,11 +31,19 @@ pub fn build(wasm_opt: bool) -> Result<()> {
     setup::wasm_target()?;
     eprintln!("page: compiling to WASM");
     let mut cargo = shell::cargo();
-    cargo.args(["build", "--package", "hilda-app", "--bin", "hilda-app", "--profile", "wasm", "--target"]);
-    shell::run({
-        cargo.arg(setup::WASM_TARGET);
-        cargo
-    })?;
+    cargo.args([
+        "build",
+        "--package",
+        "hilda-app",
+        "--bin",
+        "hilda-app",
+        "--features",
+        "web",
+        "--profile",
+        "wasm",
+    ]);
+    cargo.args(["--target", setup::WASM_TARGET]);
+    shell::run(cargo)?;
     eprintln!("page: packing");
     let mut pack = shell::cargo();
     pack.args(["build", "--package", "xtask-bindgen"]);

@@ -91,13 +91,21 @@ pub fn duration(seconds: f64) -> String {
         60..600 => format!("{} min {:02} s", s / 60, s % 60),
         600..3600 => format!("{} min", (s + 30) / 60),
         3600..86400 => format!("{} h {:02} min", s / 3600, s % 3600 / 60),
+        _ if s % 86400 < 3600 => format!("{} d", s / 86400),
         _ => format!("{} d {} h", s / 86400, s % 86400 / 3600),
     }
 }
 
-/// "just now", "3 min ago".
+/// "just now", "3 min ago", "2 d ago": one unit.
 pub fn ago(seconds: f64) -> String {
-    if seconds < 5.0 { "just now".into() } else { format!("{} ago", duration(seconds.round())) }
+    let s = seconds.max(0.0) as u64;
+    match s {
+        0..5 => "just now".into(),
+        5..60 => format!("{s} s ago"),
+        60..3600 => format!("{} min ago", s / 60),
+        3600..86400 => format!("{} h ago", s / 3600),
+        _ => format!("{} d ago", s / 86400),
+    }
 }
 
 /// "12.3 MB"
@@ -121,26 +129,33 @@ pub fn flops(v: f64) -> String {
     format!("{} FLOP", number(v))
 }
 
-/// Labels of an axis: enough decimals to tell neighbouring ticks apart.
+/// Labels of an axis: exactly the decimals that the step needs.
 pub fn tick(v: f64, step: f64) -> String {
     if v == 0.0 {
         return "0".into();
     }
     let a = v.abs();
     if a >= 1e4 || (a >= 1e3 && step >= 500.0) {
-        // the unit's decimals follow from the step
         for (scale, suffix) in [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")] {
             if a >= scale * 0.9995 {
-                let decimals = (-(step / scale).log10().floor()).clamp(0.0, 6.0) as usize;
-                return format!("{:.decimals$}{suffix}", v / scale);
+                return format!("{:.*}{suffix}", decimals(step / scale), v / scale);
             }
         }
     }
     if a < 1e-4 {
         return number(v);
     }
-    let decimals = if step > 0.0 { (-step.log10().floor() + 0.0).clamp(0.0, 8.0) as usize } else { 3 };
-    format!("{v:.decimals$}")
+    format!("{v:.*}", decimals(step))
+}
+
+/// The fewest decimals that write a multiple of `step` exactly, at most 8.
+fn decimals(step: f64) -> usize {
+    (0..8)
+        .find(|d| {
+            let scaled = step * 10f64.powi(*d);
+            scaled >= 0.5 && (scaled - scaled.round()).abs() < 1e-6 * scaled
+        })
+        .unwrap_or(8) as usize
 }
 
 /// "2026-11-24 13:50 UTC" of Unix seconds (days to civil date, Gregorian).
@@ -209,10 +224,12 @@ mod tests {
             (1830.0, "31 min"),
             (7500.0, "2 h 05 min"),
             (100_800.0, "1 d 4 h"),
+            (172_900.0, "2 d"),
         ];
         for (s, text) in cases {
             assert_eq!(duration(s), text, "{s}");
         }
+        assert_eq!([3.0, 64.0, 7300.0, 2e5].map(ago), ["just now", "1 min ago", "2 h ago", "2 d ago"]);
     }
 
     #[test]
@@ -224,12 +241,16 @@ mod tests {
 
     #[test]
     fn neighbouring_ticks_differ() {
-        for step in [0.001, 0.02, 0.5, 1.0, 25.0, 500.0, 2e4, 5e5, 2.5e6] {
+        for step in [2.5e-4, 0.001, 0.02, 0.5, 1.0, 25.0, 500.0, 2e4, 5e5, 2.5e6] {
             let mut seen = std::collections::BTreeSet::new();
             for i in 1..8 {
                 assert!(seen.insert(tick(step * f64::from(i), step)), "{step} {i} {seen:?}");
             }
         }
+        // a quarter step is not rounded away
+        assert_eq!([1.0, 2.0, 3.0].map(|i| tick(i * 2.5e-4, 2.5e-4)), ["0.00025", "0.00050", "0.00075"]);
+        assert_eq!(tick(1250.0, 250.0), "1250");
+        assert_eq!(tick(12_500.0, 2500.0), "12.5k");
         assert_eq!(tick(2000.0, 500.0), "2.0k");
         assert_eq!(tick(2500.0, 500.0), "2.5k");
         assert_eq!(tick(3.5, 0.5), "3.5");

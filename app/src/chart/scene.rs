@@ -56,6 +56,8 @@ const LEFT: f64 = 52.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 38.0;
+/// Markers on the edge of the plot are not cut in half.
+const BLEED: f64 = 5.0;
 /// Above and below the plot in a picture: the title, one line of the legend.
 const HEAD: f64 = 30.0;
 const LEGEND: f64 = 18.0;
@@ -88,7 +90,7 @@ impl Scene {
                 .filter(|v| drawable(*v)),
         );
         let y = Scale::new(y_domain, log_y, (height - BOTTOM).max(TOP + 20.0), TOP).padded(0.04);
-        let (xs, x_step) = x.ticks(((width - LEFT - RIGHT) / 90.0) as usize);
+        let (xs, x_step) = x.ticks(((width - LEFT - RIGHT) / 70.0) as usize);
         let (ys, y_step) = y.ticks(((height - TOP - BOTTOM) / 44.0) as usize);
         let x_label = |v: f64| match axis {
             XAxis::Time => time_label(v, x.high),
@@ -148,9 +150,11 @@ impl Scene {
         );
         let _ = write!(
             out,
-            "<svg x=\"{left:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\" viewBox=\"{left:.1} {top:.1} {0:.1} {1:.1}\">",
-            right - left,
-            bottom - top
+            "<svg x=\"{0:.1}\" y=\"{1:.1}\" width=\"{2:.1}\" height=\"{3:.1}\" viewBox=\"{0:.1} {1:.1} {2:.1} {3:.1}\">",
+            left - BLEED,
+            top - BLEED,
+            right - left + 2.0 * BLEED,
+            bottom - top + 2.0 * BLEED
         );
         for m in &self.marks {
             if !m.band.is_empty() {
@@ -318,7 +322,7 @@ fn mark(s: &Series, values: Vec<f64>, settings: &Settings, x: &Scale, y: &Scale)
     if smooth {
         out.raw = path(&line(&|i| p[i].y));
     }
-    if has_error && s.look == Look::Smoothed {
+    if has_error && s.look != Look::Marked {
         let (top, low) = (line(&|i| p[i].high), line(&|i| p[i].low));
         let ring: Vec<_> = top.into_iter().chain(low.into_iter().rev()).filter(|q| q.1.is_finite()).collect();
         if ring.len() > 2 {

@@ -85,6 +85,8 @@ pub enum Look {
     /// raw values faint, smoothed values strong
     #[default]
     Smoothed,
+    /// exact values, never smoothed
+    Exact,
     /// every point matters: line with markers and whiskers, never smoothed
     Marked,
 }

@@ -257,6 +257,8 @@ fn Columns(columns: Arc<Vec<Column>>) -> impl IntoView {
     let mut keys: Vec<String> = flat.iter().flat_map(|f| f.keys().cloned()).collect();
     keys.sort();
     keys.dedup();
+    // the columns are headed by the names, and prose changes nothing
+    keys.retain(|k| k != "name" && k != "about");
     let table: Vec<(String, Vec<String>, bool)> = keys
         .into_iter()
         .map(|k| {

@@ -142,7 +142,8 @@ impl Metrics {
             .zip(self.times())
             .map(|(r, t)| Point::new(r.step as f64, r.tokens as f64, t, quantity.of(r)))
             .collect();
-        Series { name: name.into(), style, look: Look::Smoothed, points: Arc::new(points) }
+        let look = if quantity == Quantity::LearningRate { Look::Exact } else { Look::Smoothed };
+        Series { name: name.into(), style, look, points: Arc::new(points) }
     }
 
     /// One marked curve per estimator, in order of first use; `prefix` goes before the estimator's name.

@@ -117,10 +117,10 @@ fn Card(model: ModelCard) -> impl IntoView {
         _ => None,
     };
     view! {
-        <article class="card model">
+        <article class="card model-card">
             <h2>{name}</h2>
             {(!model.about.is_empty()).then(|| view! { <p class="mut">{model.about.clone()}</p> })}
-            <dl class="facts stacked">
+            <dl class="props stacked">
                 {row("Family", Some(model.family.clone()))}
                 {row("Size", size)}
                 {row("Context", model.context.map(|c| format!("{} tokens", format::count(c))))}

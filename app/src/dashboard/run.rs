@@ -105,9 +105,9 @@ fn OneRun(id: String) -> impl IntoView {
                 <Head detail status=status.into() state=state.into() reload live/>
                 <nav class="tabs" aria-label="Parts of this run">
                     {TABS.map(|(word, title)| {
-                        let href = move || format!("/runs/{}?tab={word}", key.get_value());
+                        let href = move || dom::site(&format!("/runs/{}?tab={word}", key.get_value()));
                         let current = move || (tab.get() == word).then_some("page");
-                        view! { <A href=href attr:aria-current=current scroll=false>{title}</A> }
+                        view! { <a href=href aria-current=current data-noscroll="">{title}</a> }
                     }).collect_view()}
                 </nav>
                 {move || match tab.get() {
@@ -241,7 +241,7 @@ fn Head(
             <Show when=move || { bad_lines() > 0 }>
                 <div class="notice"><p>{move || format!("{} metric lines could not be read and are not shown.", bad_lines())}</p></div>
             </Show>
-            <dl class="facts">
+            <dl class="props">
                 <div class="wide">
                     <dt>"Progress"</dt>
                     <dd aria-live="off">

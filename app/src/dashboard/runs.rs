@@ -289,7 +289,7 @@ fn Row(
                     None => view! { <span class="mut">"not yet"</span> }.into_any(),
                 }}
             </td>
-            <td data-label="Device" class="small device-name">{of(|s| s.device.clone())}</td>
+            <td data-label="Device" class="small device-name"><span title=of(|s| s.device.clone())>{of(|s| s.device.clone())}</span></td>
             <td data-label="Started" class="small">
                 {move || {
                     let at = status.get().map(|s| s.started).filter(|t| *t > 0.0);

@@ -51,8 +51,8 @@ pub fn Progress(#[prop(into)] status: Signal<Option<Status>>) -> impl IntoView {
         status.get().map(|s| {
             let total = s.total_steps.max(1);
             let eta = match (s.state, s.eta) {
-                (State::Running, Some(eta)) => format!("{} left", format::duration(eta)),
-                (State::Running, None) => "time left not known yet".into(),
+                (State::Running, Some(eta)) => format!("· {} left", format::duration(eta)),
+                (State::Running, None) => "· time left not known yet".into(),
                 _ => String::new(),
             };
             let percent = 100.0 * s.step as f64 / total as f64;

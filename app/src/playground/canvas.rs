@@ -49,6 +49,8 @@ impl Measure for Font {
     }
 }
 
+/// Steps for which an edit shows the word it struck.
+const NEWS: usize = 4;
 /// Widths, in em, of the blocks that stand where a text will be.
 const SKELETON: [f64; 28] = [
     2.2, 1.4, 3.1, 0.9, 2.6, 1.8, 3.4, 1.1, 2.4, 2.9, 1.3, 2.0, 3.2, 0.8, 1.9, 2.7, 1.5, 3.0, 2.1, 1.0, 2.5,
@@ -152,7 +154,7 @@ fn Token(player: Player, places: Memo<Places>, pos: usize, font: FontHandle) -> 
     let squeeze = move || {
         let (text, place) = (shown()?, place.get().width);
         let natural = font.with_value(|font| font.as_ref().map(|f| f.width(&text)))?;
-        (natural > place + 1.0 && place > 0.0).then(|| format!("scaleX({:.3})", place / natural))
+        (natural > place + 1.0 && place > 0.0).then(|| format!("scaleX({:.3})", (place / natural).max(0.5)))
     };
     let tint = move || {
         let cell = cell.get()?;
@@ -162,6 +164,11 @@ fn Token(player: Player, places: Memo<Places>, pos: usize, font: FontHandle) -> 
     let focus = move || {
         let first = player.tape.with(|t| t.prompt);
         if player.selected.get().map_or(pos == first, |s| s as usize == pos) { "0" } else { "-1" }
+    };
+    // an edit is loud while it is news; later the underline stays and the old word waits for a look
+    let recent = move || {
+        let cell = cell.get();
+        cell.is_some_and(|c| c.mark == Mark::Edited && c.step as usize + NEWS > player.at.get())
     };
     let border = move || {
         let size = player.tape.with(|t| t.block_size) as usize;
@@ -184,6 +191,7 @@ fn Token(player: Player, places: Memo<Places>, pos: usize, font: FontHandle) -> 
         <span
             node_ref=root
             class=move || format!("tok {}", cell.get().map_or("", |c| class(c.mark)))
+            class:recent=recent
             class:sel=selected
             class:edge=border
             style:transform=move || {
@@ -221,7 +229,7 @@ fn Token(player: Player, places: Memo<Places>, pos: usize, font: FontHandle) -> 
 
 fn class(mark: Mark) -> &'static str {
     match mark {
-        Mark::Prompt => "prompt",
+        Mark::Prompt => "given",
         Mark::Masked => "masked",
         Mark::New => "new",
         Mark::Plain => "plain",

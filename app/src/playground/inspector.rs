@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use leptos::prelude::*;
+use wasm_bindgen::JsCast;
 
 use hilda_engine::decode::{ActionKind, StepRecord, trajectory::RowRecord};
 
@@ -14,10 +15,17 @@ pub fn Inspector(player: Player) -> impl IntoView {
     let cell = Memo::new(move |_| {
         let pos = player.selected.get()?;
         let cell = player.frame.with(|f| f.as_ref().and_then(|f| f.cells.get(pos as usize).copied()))?;
-        Some((pos, cell))
+        Some((pos, cell, player.at.get()))
     });
+    let all = RwSignal::new(false);
     view! {
-        <section class="card inspector" id="inspector" tabindex="-1" aria-label="Word inspector">
+        <section
+            class="card inspector"
+            class:open=move || cell.with(Option::is_some)
+            id="inspector"
+            tabindex="-1"
+            aria-label="Word inspector"
+        >
             {move || match cell.get() {
                 None => view! {
                     <h3>"A word"</h3>
@@ -25,18 +33,28 @@ pub fn Inspector(player: Player) -> impl IntoView {
                         "Choose a word in the text to see which step wrote it, how sure the model was and what else it considered."
                     </p>
                 }.into_any(),
-                Some((pos, cell)) => view! { <Details player pos cell/> }.into_any(),
+                Some((pos, cell, upto)) => view! {
+                    <button class="quiet round close" aria-label="Close" on:click=move |_| player.selected.set(None)>"×"</button>
+                    <Details player pos cell upto all/>
+                }.into_any(),
             }}
         </section>
     }
 }
 
 #[component]
-fn Details(player: Player, pos: u32, cell: Cell) -> impl IntoView {
-    let pieces = player.pieces.get();
-    let upto = player.at.get();
+fn Details(
+    player: Player,
+    pos: u32,
+    cell: Cell,
+    /// frame shown
+    upto: usize,
+    /// every step is listed; kept while the details change
+    all: RwSignal<bool>,
+) -> impl IntoView {
+    let pieces = player.pieces.get_untracked();
     let history: Vec<(usize, Arc<StepRecord>)> =
-        player.tape.with(|t| t.history(pos, upto).map(|(n, s)| (n, s.clone())).collect());
+        player.tape.with_untracked(|t| t.history(pos, upto).map(|(n, s)| (n, s.clone())).collect());
     // the distribution behind the token, or the newest one where it is still masked
     let decisive = history
         .iter()
@@ -50,6 +68,7 @@ fn Details(player: Player, pos: u32, cell: Cell) -> impl IntoView {
     };
     let facts = facts(&cell, &pieces, decisive.as_ref().map(|d| &d.1));
     let changes = changes(&history, pos, &pieces);
+    let decisive_missing = decisive.is_none() && cell.is_written();
     let others = decisive.map(|(step, row)| {
         let heading =
             if cell.is_masked() { format!("Considered at step {step}") } else { "Instead of".into() };
@@ -67,6 +86,7 @@ fn Details(player: Player, pos: u32, cell: Cell) -> impl IntoView {
         </dl>
         <Operations player pos cell/>
         {others}
+        {decisive_missing.then(|| view! { <p class="meaning">"A link keeps the words and steps, not what else was considered. Write it again to see that."</p> })}
         {(!changes.is_empty()).then(|| view! {
             <h3>"Its history"</h3>
             <ol class="changes">
@@ -76,7 +96,12 @@ fn Details(player: Player, pos: u32, cell: Cell) -> impl IntoView {
             </ol>
         })}
         {(rows.len() > 1).then(|| view! {
-            <details>
+            <details
+                prop:open=move || all.get()
+                on:toggle=move |e| if let Some(d) = e.target().and_then(|t| t.dyn_into::<web_sys::HtmlDetailsElement>().ok()) {
+                    all.set(d.open());
+                }
+            >
                 <summary>{format!("At every step ({})", rows.len())}</summary>
                 <table class="every">
                     <thead><tr><th scope="col">"step"</th><th scope="col">"most probable"</th></tr></thead>
@@ -163,7 +188,7 @@ pub fn probability(p: f32) -> String {
 /// Bars of the most probable tokens; with a live model each can be put in place.
 #[component]
 fn Alternatives(player: Player, pos: u32, row: RowRecord, chosen: Option<u32>) -> impl IntoView {
-    let pieces = player.pieces.get();
+    let pieces = player.pieces.get_untracked();
     view! {
         <ul class="bars">
             {row.top.into_iter().map(|(id, p)| {

@@ -38,7 +38,7 @@ pub fn Panel(
             </div>
             <p class="meaning">{about}</p>
             <Show when=move || preset.get() == Preset::Custom>
-                <label class="dial">
+                <div class="dial"><label>
                     <span class="name">"Policy"</span>
                     <select
                         prop:value=move || kind.get()
@@ -48,9 +48,9 @@ pub fn Panel(
                             <option value=i.kind selected=move || kind.get() == i.kind>{i.title}</option>
                         }).collect_view()}
                     </select>
-                </label>
+                </label></div>
             </Show>
-            {move || info().map(|info| view! { <Policy settings info/> })}
+            {move || info().map(|info| view! { <Policy settings info preset/> })}
             <Dial
                 name="Temperature"
                 meaning="Of the draw of each word; 0 always takes the most probable one."
@@ -62,7 +62,7 @@ pub fn Panel(
             {move || view! {
                 <Dial
                     name="Length"
-                    meaning="Tokens in all, the prompt included. Ignored when the prompt has holes and text after them."
+                    meaning="Tokens to write after the prompt, at most. Text after a hole in the prompt ends the story instead."
                     unit="tokens"
                     value=Signal::derive(move || f64::from(settings.with(|s| s.length)))
                     range=(16.0, f64::from(context())) step=8.0 default=128.0
@@ -78,17 +78,32 @@ pub fn Panel(
     }
 }
 
-/// A policy's parameters and where it comes from.
+/// A policy's parameters and where it comes from. The first two matter most; a preset tucks the others away.
 #[component]
-fn Policy(settings: RwSignal<Settings>, info: &'static PolicyInfo) -> impl IntoView {
+fn Policy(settings: RwSignal<Settings>, info: &'static PolicyInfo, preset: Memo<Preset>) -> impl IntoView {
+    let dial = move |parameter: &'static Parameter| view! { <PolicyDial settings parameter preset/> };
+    let (first, more) = info.parameters.split_at(info.parameters.len().min(2));
+    let rest = (!more.is_empty()).then(|| {
+        view! {
+            <details prop:open=move || preset.get() == Preset::Custom>
+                <summary>"More parameters"</summary>
+                {more.iter().map(dial).collect_view()}
+            </details>
+        }
+    });
     view! {
-        {info.parameters.iter().map(|parameter| view! { <PolicyDial settings parameter/> }).collect_view()}
-        <p class="meaning">{info.title}": "{info.meaning}". "<cite>{info.paper}</cite></p>
+        {first.iter().map(dial).collect_view()}
+        {rest}
+        <p class="meaning source">{info.title}": "{info.meaning}". "<cite>{info.paper}</cite></p>
     }
 }
 
 #[component]
-fn PolicyDial(settings: RwSignal<Settings>, parameter: &'static Parameter) -> impl IntoView {
+fn PolicyDial(
+    settings: RwSignal<Settings>,
+    parameter: &'static Parameter,
+    preset: Memo<Preset>,
+) -> impl IntoView {
     let name = parameter.name;
     let value = Memo::new(move |_| settings.with(|s| s.parameter(name)));
     let set = move |value: Value| settings.update(|s| *s = s.with_parameter(name, value));
@@ -96,15 +111,14 @@ fn PolicyDial(settings: RwSignal<Settings>, parameter: &'static Parameter) -> im
     let title = title(name);
     if !parameter.choices.is_empty() {
         return view! {
-            <label class="dial">
+            <div class="dial"><label>
                 <span class="name">{title}</span>
                 <select on:change=move |e| set(event_target_value(&e).into())>
                     {parameter.choices.iter().map(|choice| view! {
                         <option value=*choice selected=move || value.get().as_str() == Some(choice)>{self::title(choice)}</option>
                     }).collect_view()}
                 </select>
-                <span class="meaning">{parameter.meaning}</span>
-            </label>
+            </label><p class="meaning">{parameter.meaning}</p></div>
         }
         .into_any();
     }
@@ -133,6 +147,7 @@ fn PolicyDial(settings: RwSignal<Settings>, parameter: &'static Parameter) -> im
             default=default_number
             set=Callback::new(write)
             disabled=Signal::derive(move || value.get().is_null())
+            preset=Signal::derive(move || preset.get() != Preset::Custom)
         />
         {off}
     }
@@ -170,9 +185,12 @@ fn Dial(
     default: f64,
     set: Callback<f64>,
     #[prop(optional, into)] disabled: Signal<bool>,
+    /// the value is a preset's: there is nothing to reset
+    #[prop(optional, into)]
+    preset: Signal<bool>,
 ) -> impl IntoView {
     let shown = move |v: f64| if step >= 1.0 { format!("{v:.0}") } else { format!("{v:.2}") };
-    let changed = move || (value.get() - default).abs() > step / 100.0 && !disabled.get();
+    let changed = move || (value.get() - default).abs() > step / 100.0 && !disabled.get() && !preset.get();
     let label = name.clone();
     view! {
         <div class="dial">
@@ -230,7 +248,7 @@ fn Sight(
     model: Memo<Option<std::sync::Arc<ModelInfo>>>,
     holes: Signal<bool>,
 ) -> impl IntoView {
-    use hilda_engine::model::Attention;
+    use hilda_engine::decode::Attention;
     let serving = move || model.with(|m| m.as_ref().map(|m| m.serving));
     let block = move || serving().map_or(0, |s| s.block_size);
     let blocky = move || serving().is_some_and(|s| s.attention == Attention::BlockCausal);

@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use hilda_engine::decode::PolicySpec;
-use hilda_engine::decode::Trajectory;
-use hilda_engine::model::Attention;
+use hilda_engine::decode::{Attention, PolicySpec, Trajectory};
 use leptos::prelude::*;
 
 use super::permalink::{Link, LinkError};

@@ -26,7 +26,7 @@ pub enum Mark {
     Remasked,
     /// set by the visitor, never changed by the model
     Fixed,
-    /// behind the end of the text; not shown
+    /// before the beginning or behind the end of the text; not shown
     Filled,
 }
 
@@ -104,6 +104,8 @@ impl Tape {
                 let prompt = config.prompt.get(pos as usize).copied();
                 let fixed = config.fixed.iter().find(|f| f.0 == pos).map(|f| f.1);
                 let mark = match (prompt, fixed) {
+                    // what stands before the beginning of a document
+                    (Some(id), _) if pos == 0 && config.eos_id == Some(id) => Mark::Filled,
                     (Some(_), _) => Mark::Prompt,
                     (None, Some(_)) => Mark::Fixed,
                     (None, None) => Mark::Masked,
@@ -186,7 +188,7 @@ impl Tape {
         let number = self.steps.len() as u32 + 1;
         for action in &step.actions {
             let Some(cell) = frame.cells.get_mut(action.pos as usize) else { continue };
-            if cell.mark == Mark::Prompt {
+            if (action.pos as usize) < self.prompt {
                 continue;
             }
             let entropy = row(&step, action.pos).map_or(-1.0, |r| r.entropy);

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use hilda_engine::data::Tokenizer;
 use hilda_engine::decode::trajectory::Provenance;
-use hilda_engine::decode::{Attention, DecodeConfig, Decoder, StepKind};
-use hilda_engine::model::{self, checkpoint};
+use hilda_engine::decode::{DecodeConfig, Decoder, StepKind};
+use hilda_engine::model::{self, checkpoint, generate};
 use sha2::{Digest, Sha256};
 use wasm_bindgen::JsCast;
 use wasm_bindgen::prelude::*;
@@ -17,7 +17,7 @@ use web_sys::{DedicatedWorkerGlobalScope, MessageEvent};
 
 use super::device::Device;
 use super::fetch::fetch;
-use super::prompt::encode;
+use super::prompt::holes;
 use super::{Ask, Backend, Change, ModelInfo, Request, Source, Tell, Timing};
 use crate::dom::message;
 
@@ -260,48 +260,32 @@ impl Host {
 
 /// The decoder's input for a request.
 fn configure(loaded: &Loaded, request: &Request) -> Result<DecodeConfig, String> {
-    let encoded = encode(&request.prompt, &loaded.tokenizer).map_err(|e| e.to_string())?;
-    let (model, serving) = (&loaded.model, loaded.serving);
-    let context = model.context as u32;
-    if encoded.length > context {
-        return Err(format!("the prompt has {} tokens, the model reads {context}", encoded.length));
-    }
+    let holes = holes(&request.prompt, &loaded.tokenizer).map_err(|e| e.to_string())?;
+    let given = loaded.tokenizer.encode(&holes.prompt).map_err(|e| e.to_string())?.len() + 1;
+    let context = loaded.model.context;
     // text after a hole ends the story where the visitor ended it
-    let length = if encoded.fixed.is_empty() { request.length.min(context) } else { encoded.length };
-    let length = length.max(encoded.length);
-    if encoded.fixed.is_empty() && encoded.length >= length {
-        return Err(format!("the prompt fills all {length} tokens: choose a greater length"));
-    }
-    let mut prompt = encoded.prompt;
-    let mut fixed = encoded.fixed;
-    let mut length = length;
-    if prompt.is_empty() && serving.shift {
-        // with the logit shift the first token needs one before it; a document's end precedes its beginning
-        prompt.push(model.eos_id);
-        fixed.iter_mut().for_each(|f| f.0 += 1);
-        length = (length + 1).min(context);
-    }
-    let attention = match serving.attention {
-        model::Attention::Causal => Attention::Causal,
-        _ if request.whole => Attention::Bidirectional,
-        model::Attention::BlockCausal => Attention::BlockCausal,
-        model::Attention::Bidirectional => Attention::Bidirectional,
+    let wanted = if holes.fixed.is_empty() { request.length.max(holes.length) } else { holes.length };
+    let length = if holes.fixed.is_empty() {
+        (wanted as usize).min(context.saturating_sub(given))
+    } else {
+        wanted as usize
     };
-    let block_size = if request.whole { 0 } else { serving.block_size as u32 };
-    Ok(DecodeConfig {
-        fixed,
-        block_size,
-        attention,
-        shift: serving.shift,
-        eos_id: Some(model.eos_id),
-        forbid: model.forbid.clone(),
-        policy: request.policy,
+    if length == 0 {
+        return Err(format!("the prompt fills all {context} tokens that the model reads"));
+    }
+    let asked = generate::Request {
+        policy: Some(request.policy),
         temperature: request.temperature,
         seed: request.seed,
+        whole: request.whole,
         top_k: TOP_K,
-        early_stop: true,
-        ..DecodeConfig::new(prompt, length, model.vocab as u32, model.mask_id)
-    })
+        ..generate::Request::new(holes.prompt, length)
+    };
+    let mut config = generate::decode_config(&loaded.model, loaded.serving, &loaded.tokenizer, &asked)
+        .map_err(|e| e.to_string())?;
+    let start = config.prompt.len() as u32;
+    config.fixed = holes.fixed.iter().map(|(offset, id)| (start + offset, *id)).collect();
+    Ok(config)
 }
 
 /// The three files below `base`, and whether all were kept from an earlier visit.

@@ -44,7 +44,7 @@ pub enum Source {
 pub struct Request {
     /// runs of two or more underscores are holes of as many tokens
     pub prompt: String,
-    /// tokens in all, the prompt included
+    /// tokens after the prompt
     pub length: u32,
     /// every position sees the whole text, instead of its block and what comes before
     pub whole: bool,

@@ -2,14 +2,14 @@
 
 use hilda_engine::data::{DataError, Tokenizer};
 
-/// Token ids of a prompt.
+/// A prompt taken apart.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Encoded {
-    /// tokens before the first hole
-    pub prompt: Vec<u32>,
-    /// (position, token) after a hole
+pub struct Holes {
+    /// text before the first hole
+    pub prompt: String,
+    /// (position counted from the end of that text, token) of text after a hole
     pub fixed: Vec<(u32, u32)>,
-    /// positions taken by prompt, holes and given text
+    /// positions taken by holes and the text after them
     pub length: u32,
 }
 
@@ -39,32 +39,29 @@ fn parts(text: &str) -> Vec<Part<'_>> {
     parts
 }
 
-/// Encodes each piece of given text by itself. Spaces before a hole belong to the words that will fill it, because
-/// tokens carry their space in front.
-pub fn encode(text: &str, tokenizer: &Tokenizer) -> Result<Encoded, DataError> {
-    let mut encoded = Encoded::default();
-    let mut open = true;
+/// Encodes each piece of text after a hole by itself. Spaces before a hole belong to the words that will fill it,
+/// because tokens carry their space in front.
+pub fn holes(text: &str, tokenizer: &Tokenizer) -> Result<Holes, DataError> {
+    let mut holes = Holes::default();
     let parts = parts(text);
     for (i, part) in parts.iter().enumerate() {
         match part {
-            Part::Hole(n) => {
-                encoded.length += n;
-                open = false;
-            }
+            Part::Hole(n) => holes.length += n,
             Part::Text(text) => {
                 let before_hole = matches!(parts.get(i + 1), Some(Part::Hole(_)));
                 let text = if before_hole { text.trim_end_matches(' ') } else { text };
+                if i == 0 {
+                    holes.prompt = text.to_string();
+                    continue;
+                }
                 for id in tokenizer.encode(text)? {
-                    match open {
-                        true => encoded.prompt.push(id),
-                        false => encoded.fixed.push((encoded.length, id)),
-                    }
-                    encoded.length += 1;
+                    holes.fixed.push((holes.length, id));
+                    holes.length += 1;
                 }
             }
         }
     }
-    Ok(encoded)
+    Ok(holes)
 }
 
 #[cfg(test)]

@@ -106,15 +106,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                         second = max(second, z);
                     }
                     if (p.race == 1u) {
-                        let draw = select(bits.xy, bits.zw, half == 1u);
-                        let time = ln(race_exponential(draw.x, draw.y)) - z * p.inverse_temperature;
-                        if (time < best) {
-                            runner_up = best;
-                            best = time;
-                            candidate = id;
-                            candidate_logit = z;
-                        } else {
-                            runner_up = min(runner_up, time);
+                        let u = race_uniform(select(bits.xy, bits.zw, half == 1u));
+                        // E >= u: most ids cannot win, and take no logarithm
+                        if (ln_bound(u) - z * p.inverse_temperature < runner_up) {
+                            let time = ln(race_exponential(u)) - z * p.inverse_temperature;
+                            if (time < best) {
+                                runner_up = best;
+                                best = time;
+                                candidate = id;
+                                candidate_logit = z;
+                            } else {
+                                runner_up = min(runner_up, time);
+                            }
                         }
                     }
                     if (TOP_K > 0u && z > values[TOP_SLOTS - 1u]) {

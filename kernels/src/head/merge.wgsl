@@ -94,16 +94,16 @@ fn main(
     let base = row * (STATS + 2u * TOP_K);
     if (thread == 0u) {
         let t = joined[0];
-        // a row whose ids are all forbidden: log-sum-exp of nothing
+        // a row whose ids are all forbidden: id 0, and the log-sum-exp of nothing
         let some = t.sum > 0.0;
         let ln_sum = ln(max(t.sum, 1e-37));
         out[base] = select(NEG_INFINITY, bitcast<u32>(t.top + ln_sum), some);
         out[base + 1u] = logit(t.top);
-        out[base + 2u] = t.arg;
+        out[base + 2u] = select(0u, t.arg, some);
         out[base + 3u] = logit(t.second);
         out[base + 4u] = bitcast<u32>(max(ln_sum - t.moment / max(t.sum, 1e-37), 0.0));
         out[base + 5u] = logit(t.current);
-        out[base + 6u] = select(t.arg, t.candidate, p.race == 1u);
+        out[base + 6u] = select(0u, select(t.arg, t.candidate, p.race == 1u), some);
         out[base + 7u] = logit(select(t.top, t.candidate_logit, p.race == 1u));
         let lse_t = t.top * p.inverse_temperature + ln(max(t.sum_t, 1e-37));
         out[base + 8u] = select(NEG_INFINITY, bitcast<u32>(select(t.top + ln_sum, lse_t, p.race == 1u)), some);

@@ -17,7 +17,7 @@ use crate::{page, serve, setup};
 const PLAYWRIGHT: (&str, &str) = ("playwright-core", "1.60.0");
 
 /// Features of the one test build: the WebGPU back end comes with it, so WGSL needs no second build.
-const FEATURES: &[&str] = &["--features", "hilda-kernels/web"];
+const FEATURES: &[&str] = &["--features", "hilda-kernels/web,hilda-engine/web,hilda-app/web"];
 
 /// Tests whose path has a part that starts with one of these need a Vulkan driver and form the step `wgsl`.
 const WGSL: &[&str] = &["web::", "wgsl"];
@@ -145,7 +145,8 @@ fn clippy_wasm(_: &mut State) -> Result<Outcome> {
     setup::wasm_target()?;
     let target = ["--target", setup::WASM_TARGET, "--", "-D", "warnings"];
     // The page's own profile, so that the build that follows finds its procedural macros compiled.
-    let mut clippy = cargo(&["clippy", "--quiet", "--package", "hilda-app", "--profile", "wasm"]);
+    let mut clippy =
+        cargo(&["clippy", "--quiet", "--package", "hilda-app", "--features", "web", "--profile", "wasm"]);
     clippy.args(target);
     check(clippy)
 }

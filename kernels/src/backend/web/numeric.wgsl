@@ -43,9 +43,18 @@ fn ln(x: f32) -> f32 {
     return f32(e) * 0.693359375 + (2.0 * s * series - f32(e) * 2.1219444e-4);
 }
 
-// E = -ln(1 - u), u = hi 2^-32 + (lo + 1/2) 2^-64
-fn race_exponential(hi: u32, lo: u32) -> f32 {
-    let u = f32(hi) * 0x1p-32 + (f32(lo) + 0.5) * 0x1p-64;
+// u = hi 2^-32 + (lo + 1/2) 2^-64
+fn race_uniform(bits: vec2<u32>) -> f32 {
+    return f32(bits.x) * 0x1p-32 + (f32(bits.y) + 0.5) * 0x1p-64;
+}
+
+// Not above ln u, without a logarithm (head/race.rs)
+fn ln_bound(u: f32) -> f32 {
+    return (f32(bitcast<i32>(u)) * 0x1p-23 - 127.0) * 0.6931472 - 1e-3;
+}
+
+// E = -ln(1 - u)
+fn race_exponential(u: f32) -> f32 {
     if (u < 1e-2) {
         return u * (1.0 + u * (0.5 + u * (1.0 / 3.0 + u * 0.25)));
     }
