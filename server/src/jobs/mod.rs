@@ -319,7 +319,7 @@ impl Jobs {
             State::Finished => self.settle(run, State::Finished, None, false),
             State::Failed => {
                 let said = run.status()?.and_then(|s| s.error);
-                let error = said.unwrap_or_else(|| last_lines());
+                let error = said.unwrap_or_else(last_lines);
                 self.settle(run, State::Failed, Some(error), false)
             }
             State::Stopped => self.settle(run, State::Stopped, None, shutting_down && run.job()?.wanted),
