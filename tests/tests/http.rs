@@ -10,7 +10,7 @@ use hilda_tests::server::{Server, free_port};
 use hilda_tests::{hilda_or_skip, material, program};
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(420);
 
 /// A temporary folder with the stories registered as a corpus in `data/`.
 fn folder(hilda: &Path) -> tempfile::TempDir {
