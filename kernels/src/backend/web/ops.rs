@@ -326,7 +326,7 @@ impl Backend for Web {
         job: &HeadJob,
     ) {
         let (rows, width, vocab) = (job.rows, job.width, job.vocab);
-        if job.top_k > MAX_TOP_K || vocab == 0 || !(job.temperature >= 0.0) {
+        if job.top_k > MAX_TOP_K || vocab == 0 || job.temperature.is_nan() || job.temperature < 0.0 {
             let (k, t) = (job.top_k, job.temperature);
             return self
                 .fail("head", format!("top_k {k} (at most {MAX_TOP_K}), vocab {vocab}, temperature {t}"));
