@@ -8,7 +8,7 @@ import { after, before, describe, test } from 'node:test';
 import { Server, addStories, folder, launch, longestTask, recipe, sample, shot, until, visit } from './harness.mjs';
 import * as playground from './playground.mjs';
 
-const LIMIT = { timeout: 300_000 };
+const LIMIT = { timeout: 420_000 };
 
 let server;
 let browser;
@@ -172,7 +172,7 @@ describe('launch, follow and share', () => {
     await start.click();
     await page.waitForURL(/\/runs\/[^/]+$/);
     run = page.url().split('/').pop();
-    await until('the end of the job', async () => /finished/i.test(await page.locator('main').innerText()), 180_000);
+    await until('the end of the job', async () => /finished/i.test(await page.locator('main').innerText()), 240_000);
     const metrics = await server.api(`/api/runs/${run}/metrics?after=0&limit=1000`);
     assert.equal(metrics.rows.filter((row) => row.metric.kind === 'train').length, 60);
     assert.ok((await page.locator('main svg').count()) > 0, 'curves are drawn');
@@ -221,7 +221,7 @@ describe('a power cut', () => {
     fs.mkdirSync(data);
     addStories(data);
     let server = await Server.start(data);
-    const steps = 400;
+    const steps = 200;
     const { id } = await server.api('/api/runs', {
       method: 'POST',
       headers: { 'content-type': 'application/json' },
@@ -240,7 +240,7 @@ describe('a power cut', () => {
     server = await Server.start(data);
     try {
       page = await visit(browser, `${server.url}/runs/${id}`);
-      await until('the end of the job', async () => /finished/i.test(await page.locator('main').innerText()), 180_000);
+      await until('the end of the job', async () => /finished/i.test(await page.locator('main').innerText()), 240_000);
       assert.ok(fs.readFileSync(file, 'utf8').startsWith(committed), 'a committed line was lost');
       const rows = (await server.api(`/api/runs/${id}/metrics?after=0&limit=5000`)).rows;
       const key = ({ metric }) => `${metric.kind} ${metric.step}`;

@@ -35,7 +35,9 @@ static STOP: AtomicBool = AtomicBool::new(false);
 impl From<FolderError> for CliError {
     fn from(e: FolderError) -> Self {
         match e {
-            FolderError::Io { .. } => CliError::Failure(e.to_string()),
+            FolderError::Io { ref source, .. } if source.kind() != std::io::ErrorKind::NotFound => {
+                CliError::Failure(e.to_string())
+            }
             _ => CliError::BadInput(e.to_string()),
         }
     }
