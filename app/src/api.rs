@@ -48,11 +48,6 @@ pub async fn get<T: DeserializeOwned>(path: &str) -> Result<T, Problem> {
     parse(path, call("GET", path, None).await?).await
 }
 
-/// GET, answer as text.
-pub async fn get_text(path: &str) -> Result<String, Problem> {
-    body(call("GET", path, None).await?).await
-}
-
 /// POST with a JSON body, answer as JSON.
 pub async fn post<T: DeserializeOwned>(path: &str, value: &impl Serialize) -> Result<T, Problem> {
     let json = serde_json::to_string(value).map_err(|e| Problem {

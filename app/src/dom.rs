@@ -49,14 +49,6 @@ pub fn now() -> f64 {
     window().performance().map(|p| p.now()).unwrap_or_default()
 }
 
-pub fn matches(query: &str) -> bool {
-    window().match_media(query).ok().flatten().is_some_and(|m| m.matches())
-}
-
-pub fn reduced_motion() -> bool {
-    matches("(prefers-reduced-motion: reduce)")
-}
-
 /// Resolves after `ms` milliseconds.
 pub async fn sleep(ms: i32) {
     let promise = js_sys::Promise::new(&mut |resolve, _| {

@@ -13,7 +13,7 @@ use shell::Result;
 
 const USAGE: &str = "\
 cargo xtask page [--wasm-opt]
-    builds the page into dist/: WASM by profile `wasm`, hashed names, .br twins, at most 1 MB compressed
+    builds the page into dist/: WASM by profile `wasm`, hashed names, .br twins, at most 1.1 MB compressed
     --wasm-opt   also shrink the module with wasm-opt from the npm package binaryen
 cargo xtask serve [--open] [--port N] [ARGS of `hilda serve`...]
     builds page and server in release, starts it on 127.0.0.1 and prints the address

@@ -54,8 +54,14 @@ pub fn plain(value: &Value) -> String {
 pub fn set(text: &str, field: &str, value: Option<Value>) -> Result<String, String> {
     let table: Table = text.parse().map_err(|e: toml::de::Error| e.message().to_string())?;
     let keys = path(field);
-    let mut wanted = Value::Table(table);
-    change(&mut wanted, &keys, value.clone()).ok_or_else(|| format!("there is no place for {field}"))?;
+    let before = Value::Table(table);
+    let mut wanted = before.clone();
+    if change(&mut wanted, &keys, value.clone()).is_none() && value.is_some() {
+        return Err(format!("there is no place for {field}"));
+    }
+    if value.is_none() && wanted == before {
+        return Ok(text.into());
+    }
     let wanted = wanted.as_table().cloned().unwrap_or_default();
     let edited = edit_lines(text, &keys, value.as_ref());
     if let Some(new) = edited

@@ -62,7 +62,7 @@ impl Row<'_> {
             old: self.current,
             new: self.head.candidate,
             p: self.p(),
-            logq: self.head.q_candidate(temperature).min(1.0).max(f32::MIN_POSITIVE).ln(),
+            logq: self.head.q_candidate(temperature).clamp(f32::MIN_POSITIVE, 1.0).ln(),
             margin: margin.min(self.head.margin).clamp(0.0, CERTAIN),
         }
     }
