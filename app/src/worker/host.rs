@@ -16,7 +16,7 @@ use wasm_bindgen_futures::JsFuture;
 use web_sys::{DedicatedWorkerGlobalScope, MessageEvent};
 
 use super::device::Device;
-use super::fetch::fetch;
+use super::fetch::{FetchError, fetch};
 use super::prompt::holes;
 use super::{Ask, Backend, Change, ModelInfo, Request, Source, Tell, Timing};
 use crate::dom::message;
@@ -307,7 +307,12 @@ async fn download(base: &str) -> Result<([Vec<u8>; 3], bool), String> {
                 tell(&Tell::Progress { what: (*file).into(), loaded, total });
             }
         };
-        let fetched = fetch(&url, progress).await.map_err(|e| e.to_string())?;
+        let fetched = fetch(&url, progress).await.map_err(|e| match e {
+            FetchError::Status { status: 404, .. } => {
+                format!("There is no model at {base} ({file} is missing). Another one can be opened below.")
+            }
+            e => e.to_string(),
+        })?;
         cached &= fetched.cached;
         *content = fetched.bytes;
     }

@@ -196,16 +196,18 @@ fn replay(s: &mut String, r: &SharedResult) {
 
 fn curves(s: &mut String, r: &SharedResult) {
     let raw: Vec<(f64, f64)> = r.train.iter().map(|p| (p.2 as f64, p.1)).collect();
-    let smoothed = smooth(&raw, 0.95);
-    let picture = chart(
-        "Training objective against tokens",
-        "training tokens",
-        "objective",
-        &[
-            Series { points: &raw, class: "raw", dots: false },
-            Series { points: &smoothed, class: "smooth", dots: false },
-        ],
-    );
+    // each phase by itself: their objectives are different quantities
+    let per_step = (r.config.batch.rows * r.config.data.packing.length) as u64;
+    let (mut step, mut rest, mut smoothed) = (0, &raw[..], vec![]);
+    for steps in r.config.phase_steps() {
+        step += steps;
+        let (phase, after) = rest.split_at(rest.partition_point(|p| p.0 <= (step * per_step) as f64));
+        smoothed.push(smooth(phase, 0.95));
+        rest = after;
+    }
+    let mut lines = vec![Series { points: &raw, class: "raw", dots: false }];
+    lines.extend(smoothed.iter().map(|p| Series { points: p, class: "smooth", dots: false }));
+    let picture = chart("Training objective against tokens", "training tokens", "objective", &lines);
     if !picture.is_empty() {
         let _ = write!(
             s,

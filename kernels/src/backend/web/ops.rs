@@ -47,6 +47,8 @@ impl Web {
             return None;
         }
         let fits = self.fits(op, &[("tensor", at.len, need)]);
+        // nothing may lie at the buffer's very end, where no window fits: any window will do
+        let offset = if need == 0 { 0 } else { offset };
         fits.then(|| Part { raw: &params.raw, offset, size: bytes.max(1).next_multiple_of(ALIGN) })
     }
 
@@ -324,7 +326,7 @@ impl Backend for Web {
         job: &HeadJob,
     ) {
         let (rows, width, vocab) = (job.rows, job.width, job.vocab);
-        if job.top_k > MAX_TOP_K || vocab == 0 || !(job.temperature >= 0.0) {
+        if job.top_k > MAX_TOP_K || vocab == 0 || job.temperature.is_nan() || job.temperature < 0.0 {
             let (k, t) = (job.top_k, job.temperature);
             return self
                 .fail("head", format!("top_k {k} (at most {MAX_TOP_K}), vocab {vocab}, temperature {t}"));

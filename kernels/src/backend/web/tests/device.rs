@@ -52,7 +52,7 @@ fn copies_of_columns_and_ranges() {
     let src: Vec<f32> = (0..12).map(|i| i as f32).collect();
     let x = web.f32s(&src);
     let mut y = web.f32s(&[-1.0; 15]);
-    // columns 1..3 of 3 rows of 4 into columns 2..4 of rows 1.. of stride 3... the last column wraps to the next row
+    // columns 1..3 of three rows of 4 into columns 3..5 of rows of 5
     web.copy_columns(&x, 4, 1, &mut y, 5, 3, 0, 3, 2);
     assert_eq!(
         web.all(&y),
