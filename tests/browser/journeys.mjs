@@ -51,9 +51,13 @@ describe('watch', () => {
     const page = await visit(browser, server.url);
     await playground.written(page);
     const legend = await page.locator('.legend .tok').evaluateAll((marks) => marks.map((mark) => {
+      // Shape only: a shadow, a frame or a line counts by being there, whatever its colour.
       const looks = (element) => {
         const style = getComputedStyle(element);
-        return [style.textDecorationLine, style.borderStyle, style.borderRadius, style.backgroundColor !== 'rgba(0, 0, 0, 0)'];
+        const frames = ['border-top-style', 'border-bottom-style', 'outline-style', 'text-decoration-line'];
+        const filled = style.backgroundColor !== 'rgba(0, 0, 0, 0)' || style.backgroundImage !== 'none';
+        const shadow = style.boxShadow.replace(/\w+\([^)]*\)/g, '');
+        return [...frames.map((name) => style.getPropertyValue(name)), filled, shadow];
       };
       return JSON.stringify([looks(mark), [...mark.children].map((child) => [child.tagName, ...looks(child)])]);
     }));
