@@ -204,7 +204,9 @@ impl Session {
                 let since = if cell.is_masked() { self.player.at.get_untracked() as u32 } else { cell.step };
                 let prompt = self.player.tape.with_untracked(|t| t.prompt);
                 let later = |(p, c): &(usize, &super::tape::Cell)| {
-                    *p >= prompt && *p != pos as usize && (c.is_written() && c.step > since || c.mark == Mark::Filled)
+                    *p >= prompt
+                        && *p != pos as usize
+                        && (c.is_written() && c.step > since || c.mark == Mark::Filled)
                 };
                 let positions = last.cells.iter().enumerate().filter(later).map(|(p, _)| p as u32).collect();
                 changes.push(Change::Fix { pos, token });
