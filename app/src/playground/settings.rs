@@ -44,8 +44,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            preset: Preset::Speedy,
-            policy: PolicySpec::speedy(),
+            preset: Preset::Quality,
+            policy: PolicySpec::quality(),
             temperature: 0.0,
             length: 128,
             seed: 42,
@@ -106,10 +106,10 @@ mod tests {
 
     #[test]
     fn presets_are_recognised_when_parameters_return_to_them() {
-        let speedy = Settings::default();
-        let other = speedy.with_parameter("tau_mask", json!(0.6));
+        let quality = Settings::default();
+        let other = quality.with_parameter("tau_mask", json!(0.6));
         assert_eq!(other.preset, Preset::Custom);
-        assert_eq!(other.with_parameter("tau_mask", json!(0.5)).preset, Preset::Speedy);
+        assert_eq!(other.with_parameter("tau_mask", json!(0.7)).preset, Preset::Quality);
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub enum DeviceError {
 }
 
 /// A session on whichever device was chosen.
+#[allow(clippy::large_enum_variant)] // a worker holds one
 pub enum Device {
     Cpu(Session<Cpu>),
     #[cfg(feature = "web")]
@@ -81,6 +82,7 @@ impl Device {
         let adapter = if info.name.is_empty() { "adapter not named" } else { info.name.as_str() };
         let software = if info.software { ", software" } else { "" };
         let name = format!("WebGPU ({adapter}{software})");
+        #[allow(clippy::arc_with_non_send_sync)] // sessions of every back end share weights by Arc
         let weights = Arc::new(Weights::new(&web, model));
         let session = Session::new(&web, weights, model.config.context);
         Ok(Opened { device: Device::Web(web, session), name, note: None, backend: "webgpu" })

@@ -28,19 +28,17 @@ pub enum FetchError {
 /// The file at `url`; `progress(loaded, total)` is called for every chunk that arrives.
 pub async fn fetch(url: &str, progress: impl Fn(u64, Option<u64>)) -> Result<Fetched, FetchError> {
     let cache = store::open().await;
-    if let Some(cache) = &cache {
-        if let Some(kept) = store::find(cache, url).await {
-            let current = match send("HEAD", url).await {
-                Ok(now) if now.ok() => same(&kept.headers(), &now.headers()),
-                Ok(_) => false,
-                Err(_) => true,
-            };
-            if current {
-                if let Ok(bytes) = read_all(&kept).await {
-                    progress(bytes.len() as u64, Some(bytes.len() as u64));
-                    return Ok(Fetched { bytes, cached: true });
-                }
-            }
+    if let Some(cache) = &cache
+        && let Some(kept) = store::find(cache, url).await
+    {
+        let current = match send("HEAD", url).await {
+            Ok(now) if now.ok() => same(&kept.headers(), &now.headers()),
+            Ok(_) => false,
+            Err(_) => true,
+        };
+        if current && let Ok(bytes) = read_all(&kept).await {
+            progress(bytes.len() as u64, Some(bytes.len() as u64));
+            return Ok(Fetched { bytes, cached: true });
         }
     }
     let response = send("GET", url).await?;

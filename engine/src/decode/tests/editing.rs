@@ -94,8 +94,8 @@ fn golden_step() {
     }
 }
 
-/// 4. A net sure of what it sees: no edit, exactly one confirming forward. One that always prefers another token:
-/// max_post passes with tau_edit = 0 and no guard, fewer with the guard.
+/// A net sure of what it sees: no edit, exactly one confirming forward. One that always prefers another token:
+/// `max_post` passes with `tau_edit` = 0 and no guard, fewer with the guard.
 #[test]
 fn confirming_and_restless_nets() {
     let confirm = |r: &ForwardRequest| {
