@@ -128,6 +128,8 @@ describe('watch', () => {
     const traces = async (browser, device) => {
       const page = await visit(browser, `${server.url}/?device=${device}`);
       const found = [];
+      // A software adapter takes half a second a forward.
+      await page.locator('.dial', { hasText: 'Length' }).locator('input[type=range]').fill('24');
       for (const prompt of prompts) {
         await playground.write(page, prompt);
         found.push(playground.record(await playground.share(page)));
