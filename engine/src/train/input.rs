@@ -30,7 +30,5 @@ pub fn read(
 
 /// Mean UTF-8 bytes of the rows' tokens.
 pub fn bytes_per_token(tokenizer: &Tokenizer, rows: &Packed) -> f64 {
-    let eos = tokenizer.specials().eos;
-    let bytes: usize = rows.rows.iter().filter(|id| **id != eos).map(|id| tokenizer.bytes(*id).len()).sum();
-    bytes as f64 / rows.rows.len().max(1) as f64
+    tokenizer.text_bytes(&rows.rows) as f64 / rows.rows.len().max(1) as f64
 }
