@@ -7,6 +7,7 @@ pub mod config;
 pub mod data;
 pub mod decode;
 pub mod diffusion;
+pub mod eval;
 pub mod model;
 pub mod record;
 #[cfg(feature = "train")]

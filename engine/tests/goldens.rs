@@ -1,10 +1,11 @@
-//! Logits of the reference implementation (`shared/goldens/README.md`), under three masks.
+//! Logits of reference implementations (`shared/goldens/README.md`), for every family, on the CPU and in WGSL.
 
 use std::path::PathBuf;
 
-use hilda_engine::model::{Shape, Trunk, checkpoint};
-use hilda_kernels::{Backend, Base, Cpu, Place};
-use safetensors::SafeTensors;
+use hilda_engine::eval::parity::{Case, compare};
+use hilda_kernels::Cpu;
+
+const FAMILIES: [&str; 5] = ["llama-tiny", "qwen2-tiny", "qwen3-tiny", "gemma3-tiny", "mdlm-dit-tiny"];
 
 fn shared(name: &str) -> Option<PathBuf> {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
@@ -12,54 +13,52 @@ fn shared(name: &str) -> Option<PathBuf> {
     candidates.into_iter().flatten().map(|p| p.join("goldens").join(name)).find(|p| p.exists())
 }
 
-fn floats(st: &SafeTensors, name: &str) -> Vec<f32> {
-    let data = st.tensor(name).unwrap_or_else(|_| panic!("golden {name}")).data().to_vec();
-    data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+fn files(name: &str) -> Option<(String, Vec<u8>, Vec<u8>)> {
+    let dir = shared(name)?;
+    let read = |f: &str| std::fs::read(dir.join(f)).unwrap();
+    let config = String::from_utf8(read("config.json")).unwrap();
+    Some((config, read("model.safetensors"), read("golden.safetensors")))
+}
+
+fn assert_within(family: &str, cases: &[Case]) {
+    assert_eq!(cases.len(), 3, "{family}");
+    for c in cases {
+        println!("{family} {}: largest difference {:e} of {} values", c.tensor, c.largest, c.values);
+        assert!(c.within, "{family} {}: {:e} is above {:e}", c.tensor, c.largest, c.tolerance);
+    }
 }
 
 #[test]
-fn llama_tiny_matches_transformers() {
-    let Some(dir) = shared("llama-tiny") else {
-        println!("SKIPPED llama_tiny_matches_transformers: shared/goldens is not here");
-        return;
-    };
-    let read = |f: &str| std::fs::read(dir.join(f)).unwrap();
-    let config = String::from_utf8(read("config.json")).unwrap();
-    let model = checkpoint::load(&config, &read("model.safetensors")).unwrap();
-    let bytes = read("golden.safetensors");
-    let golden = SafeTensors::deserialize(&bytes).unwrap();
-    let ids_view = golden.tensor("input_ids").unwrap();
-    let width = ids_view.data().len() / 48;
-    let ids: Vec<u32> =
-        ids_view.data().chunks_exact(width).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-    let (batch, len, vocab) = (2, 24, model.config.vocab);
-    let (b, trunk) = (Cpu, Trunk::new(model.config.clone()));
-    for (name, base, block) in [
-        ("logits_causal", Base::Causal, 1),
-        ("logits_bidirectional", Base::Bidirectional, 1),
-        ("logits_block_causal_8", Base::BlockCausal, 8),
-    ] {
-        let want = floats(&golden, name);
-        let places: Vec<Place> = (0..batch * len)
-            .map(|i| (i % len) as u32)
-            .map(|p| Place { position: p, document: 0, block: p / block, stream: 0 })
-            .collect();
-        let positions: Vec<u32> = places.iter().map(|p| p.position).collect();
-        let mut plan = trunk.plan(&b, batch * len, false);
-        let mask = b.mask(base.into(), batch, &places, &places);
-        let shape = Shape { batch, len };
-        trunk.forward(&b, &model.params, &mut plan, &ids, &positions, &mask, shape, None);
-        let table = &model.params[..vocab * model.config.width];
-        let mut worst = 0f32;
-        for (r, row) in want.chunks_exact(vocab).enumerate() {
-            let h = &plan.hidden[r * model.config.width..][..model.config.width];
-            for (v, want) in row.iter().enumerate() {
-                let t = &table[v * model.config.width..][..model.config.width];
-                let z: f32 = h.iter().zip(t).map(|(a, b)| a * b).sum();
-                worst = worst.max((z - want).abs());
-            }
+fn every_family_matches_its_reference() {
+    for family in FAMILIES {
+        let Some((config, model, golden)) = files(family) else {
+            println!("SKIPPED every_family_matches_its_reference ({family}): shared/goldens is not here");
+            continue;
+        };
+        let mut read = |_: &Cpu, x: &Vec<f32>, n: usize| x[..n].to_vec();
+        assert_within(family, &compare(&Cpu, &mut read, &config, &model, &golden).unwrap());
+    }
+}
+
+#[cfg(feature = "web")]
+#[test]
+fn every_family_matches_its_reference_in_wgsl() {
+    use hilda_kernels::backend::web::Web;
+    let web = match pollster::block_on(Web::new()) {
+        Ok(web) => web,
+        Err(e) => {
+            println!("SKIPPED every_family_matches_its_reference_in_wgsl: {e}");
+            return;
         }
-        println!("{name}: largest difference {worst:e}");
-        assert!(worst < 2e-4, "{name}: {worst}");
+    };
+    for family in FAMILIES {
+        let Some((config, model, golden)) = files(family) else {
+            println!(
+                "SKIPPED every_family_matches_its_reference_in_wgsl ({family}): shared/goldens is not here"
+            );
+            continue;
+        };
+        let mut read = |web: &Web, x: &_, n: usize| pollster::block_on(web.read(x, 0, n)).unwrap();
+        assert_within(family, &compare(&web, &mut read, &config, &model, &golden).unwrap());
     }
 }

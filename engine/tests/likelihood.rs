@@ -12,7 +12,7 @@ use hilda_engine::diffusion::likelihood::{Estimator, Evaluation, evaluate, plan_
 use hilda_engine::model::session::Weights;
 use hilda_engine::model::{Layout, LoadedModel, Serving, Session, Trunk};
 use hilda_kernels::head::LossRow;
-use hilda_kernels::{Backend, Base, Cpu};
+use hilda_kernels::{Base, Cpu};
 
 const STREAM: PackingSpec =
     PackingSpec { length: 8, documents: false, restart_positions: false, restart_blocks: false };
@@ -51,7 +51,7 @@ fn nll(
     let packing = PackingSpec { length: x.len(), ..STREAM };
     let m = assemble(&[row], &[plan], &packing, block, shift, norm);
     let mut p = trunk.plan(&b, 2 * x.len(), false);
-    let mask = b.mask(m.rule, 1, &m.places, &m.places);
+    let mask = trunk.masks(&b, m.rule, 1, &m.places, &m.places);
     trunk.forward(&b, params, &mut p, &m.ids, &m.positions(), &mask, m.shape, None);
     let (lp, _) = trunk.log_probs(&b, params, &p, &m.hidden_rows, &m.rows);
     lp.iter().map(|l| -*l as f64).collect()
@@ -241,7 +241,7 @@ fn documents_do_not_see_each_other() {
         let norm = Normaliser { masked: 1.0, replaced: 0.0, kept: 0.0 };
         let m = assemble(&[data.row(0)], &[plan], &all, block, true, norm);
         let mut p = trunk.plan(&Cpu, 2 * tokens.len(), false);
-        let mask = Cpu.mask(m.rule, 1, &m.places, &m.places);
+        let mask = trunk.masks(&Cpu, m.rule, 1, &m.places, &m.places);
         trunk.forward(&Cpu, &params, &mut p, &m.ids, &m.positions(), &mask, m.shape, None);
         let rows: Vec<LossRow> = m.rows.clone();
         trunk.log_probs(&Cpu, &params, &p, &m.hidden_rows, &rows).0

@@ -7,7 +7,9 @@
 pub mod adam;
 pub mod attention;
 pub mod backend;
+pub mod bias;
 pub mod embed;
+pub mod gelu;
 pub mod gemm;
 pub mod glu;
 pub mod head;
@@ -25,3 +27,5 @@ mod fixtures;
 pub use attention::rule::{Base, MaskRule, Place};
 pub use backend::cpu::Cpu;
 pub use backend::{At, AttentionShape, Backend, HeadJob, RopeShape, Train};
+pub use glu::Gate;
+pub use norm::{NormKind, NormShape};

@@ -3,7 +3,9 @@
 use hilda_kernels::adam::AdamStep;
 use hilda_kernels::head::{LossRow, STATS};
 use hilda_kernels::rng::{Rng, Stream};
-use hilda_kernels::{At, AttentionShape, Backend, Base, Cpu, HeadJob, Place, RopeShape, Train, simd};
+use hilda_kernels::{
+    At, AttentionShape, Backend, Base, Cpu, Gate, HeadJob, NormKind, NormShape, Place, RopeShape, Train, simd,
+};
 
 fn values(seed: u64, n: usize) -> Vec<f32> {
     let rng = Rng::new(seed, Stream::Test, 0);
@@ -29,8 +31,9 @@ fn everything() -> Vec<(&'static str, Vec<f32>)> {
     let ids: Vec<u32> = (0..rows as u32).map(|r| rng.below(0, r, 0, vocab as u64) as u32).collect();
 
     let (mut x, mut y, mut qkv) = (cpu.buf(rows * width), cpu.buf(rows * width), cpu.buf(rows * stride));
-    cpu.embed(&ids, &params, table, &mut x, rows, width);
-    cpu.rms_norm(&x, &params, norm, &mut y, rows, width, 1e-5);
+    cpu.embed(&ids, &params, table, 1.0, &mut x, rows, width);
+    let packed = NormShape::packed(NormKind::Rms, rows, width, 1e-5);
+    cpu.norm(&x, &params, norm, None, &mut y, packed, false);
     cpu.linear(&y, &params, project, &mut qkv, rows, stride, width, false);
     let positions: Vec<u32> = (0..rows as u32).map(|r| r % len as u32).collect();
     let rope = RopeShape { rows, stride, col: 0, heads: heads + kv_heads, head_dim: hd, theta: 10_000.0 };
@@ -60,9 +63,9 @@ fn everything() -> Vec<(&'static str, Vec<f32>)> {
     cpu.attention(&qkv, &qkv, &mask, &mut out, &mut lse, shape);
     let (mut gu, mut act) = (cpu.buf(rows * 2 * width), cpu.buf(rows * width));
     cpu.linear(&out, &params, gate_up, &mut gu, rows, 2 * width, width, false);
-    cpu.swiglu(&gu, &mut act, rows, width);
+    cpu.glu(Gate::Silu, &gu, &mut act, rows, width);
     for (name, v) in
-        [("embed", &x), ("norm", &y), ("qkv", &qkv), ("attention", &out), ("lse", &lse), ("swiglu", &act)]
+        [("embed", &x), ("norm", &y), ("qkv", &qkv), ("attention", &out), ("lse", &lse), ("glu", &act)]
     {
         results.push((name, v.clone()));
     }
@@ -82,7 +85,7 @@ fn everything() -> Vec<(&'static str, Vec<f32>)> {
 
     let (mut d_gu, mut d_out, mut d_qkv) =
         (cpu.buf(rows * 2 * width), cpu.buf(rows * width), cpu.buf(rows * stride));
-    cpu.swiglu_backward(&d, &gu, &mut d_gu, rows, width);
+    cpu.glu_backward(Gate::Silu, &d, &gu, &mut d_gu, rows, width);
     cpu.linear_backward_weight(&d_gu, &out, &mut grads, gate_up, rows, 2 * width, width);
     cpu.linear_backward_input(&d_gu, &params, gate_up, &mut d_out, rows, 2 * width, width);
     cpu.attention_backward(&d_out, &qkv, &out, &lse, &mask, &mut d_qkv, shape);
@@ -90,8 +93,23 @@ fn everything() -> Vec<(&'static str, Vec<f32>)> {
     cpu.linear_backward_weight(&d_qkv, &y, &mut grads, project, rows, stride, width);
     let (mut dy, mut dx) = (cpu.buf(rows * width), cpu.buf(rows * width));
     cpu.linear_backward_input(&d_qkv, &params, project, &mut dy, rows, stride, width);
-    cpu.rms_norm_backward(&dy, &x, &params, norm, &mut dx, &mut grads, rows, width, 1e-5);
-    cpu.embed_backward(&ids, &dx, &mut grads, table, rows, width);
+    cpu.norm_backward(&dy, &x, &params, norm, None, &mut dx, &mut grads, packed);
+    // the other kinds, on whatever is there
+    let layer = NormShape { kind: NormKind::Layer, groups: 6, width: 12, ..packed };
+    let (w, b) = (At { offset: 0, len: 12 }, At { offset: 64, len: 12 });
+    let mut other = cpu.buf(rows * width);
+    cpu.norm(&x, &params, w, Some(b), &mut other, layer, false);
+    cpu.norm_backward(&dy, &x, &params, w, Some(b), &mut dx, &mut grads, layer);
+    cpu.add_bias(&mut other, &params, norm, rows, width);
+    cpu.add_bias_backward(&dy, &mut grads, norm, rows, width);
+    let mut other_act = cpu.buf(rows * width);
+    cpu.glu(Gate::Gelu, &gu, &mut other_act, rows, width);
+    cpu.glu_backward(Gate::Gelu, &d, &gu, &mut d_gu, rows, width);
+    let (mut g, mut dg) = (cpu.buf(rows * width), cpu.buf(rows * width));
+    cpu.gelu(&other, &mut g, rows * width);
+    cpu.gelu_backward(&dy, &other, &mut dg, rows * width);
+    results.extend([("layer norm", other), ("geglu", other_act), ("gelu", g), ("d gelu", dg)]);
+    cpu.embed_backward(&ids, &dx, &mut grads, table, 2.0, rows, width);
     results.extend([("d gate_up", d_gu), ("d qkv", d_qkv), ("d x", dx), ("gradients", grads.clone())]);
     results.push(("norm of gradients", vec![cpu.sum_squares(&grads) as f32]));
 

@@ -7,7 +7,7 @@ pub mod model;
 pub mod phase;
 pub mod run;
 
-pub use model::{ModelConfig, ModelSpec};
+pub use model::{Arch, Family, Mlp, ModelConfig, ModelSpec, Sliding};
 pub use phase::{BlockSizes, EditSpec, EmaPolicy, LrSpec, Objective, OptimiserPolicy, Phase, Weighting};
 pub use run::{
     BatchSpec, CheckpointSpec, ConfigError, DataSpec, EvalSpec, OptimiserSpec, PackingSpec, RunConfig,

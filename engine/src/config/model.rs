@@ -1,5 +1,5 @@
-//! Shape of the HILDA backbone: pre-norm RMS, grouped-query attention with rotary positions, SwiGLU, tied head,
-//! no biases, no time input. On disk it is a Llama `config.json` plus a `hilda` object.
+//! Shape of a model. HILDA's own backbone is pre-norm RMS, grouped-query attention with rotary positions, SwiGLU, tied
+//! head, no biases, no time input: a Llama. What published families do differently is in [`Arch`].
 
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,90 @@ pub struct ModelConfig {
     pub eos_id: u32,
     /// ids removed from every softmax: the mask and unused specials
     pub forbid: Vec<u32>,
+    #[serde(default)]
+    pub arch: Arch,
+}
+
+/// Published families the one trunk can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// HILDA's own backbone; SmolLM2
+    #[default]
+    Llama,
+    Qwen2,
+    Qwen3,
+    Gemma3,
+    /// LLaDA-8B: a Llama under OLMo's names
+    Llada,
+    /// Dream-7B: a Qwen2 with a mask token
+    Dream,
+    /// MDLM and BD3-LM: layer norm, GELU, adaptive modulation folded into the weights
+    Dit,
+}
+
+/// The feed-forward part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mlp {
+    #[default]
+    SwiGlu,
+    GeGlu,
+    /// up, GELU, down: no gate
+    Gelu,
+}
+
+/// Layers that see a window only, with a rotary base of their own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sliding {
+    /// |i - j| < window
+    pub window: u32,
+    pub rope_theta: f32,
+    /// which layers slide
+    pub layers: Vec<bool>,
+}
+
+/// What a family does differently from the HILDA backbone (the default).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Arch {
+    pub family: Family,
+    /// layer norm with bias instead of RMS norm
+    pub layer_norm: bool,
+    pub mlp: Mlp,
+    pub qkv_bias: bool,
+    /// biases of the output projection and of the feed-forward part
+    pub linear_bias: bool,
+    /// RMS norm of each query and key head before the rotation
+    pub qk_norm: bool,
+    /// norms behind attention and feed-forward part too
+    pub sandwich: bool,
+    /// the head is the embedding
+    pub tied: bool,
+    pub head_bias: bool,
+    pub embed_scale: f32,
+    /// 1 / sqrt(head_dim) unless given
+    pub attention_scale: Option<f32>,
+    pub sliding: Option<Sliding>,
+}
+
+impl Default for Arch {
+    fn default() -> Arch {
+        Arch {
+            family: Family::Llama,
+            layer_norm: false,
+            mlp: Mlp::SwiGlu,
+            qkv_bias: false,
+            linear_bias: false,
+            qk_norm: false,
+            sandwich: false,
+            tied: true,
+            head_bias: false,
+            embed_scale: 1.0,
+            attention_scale: None,
+            sliding: None,
+        }
+    }
 }
 
 impl ModelSpec {
@@ -79,6 +163,10 @@ impl ModelSpec {
         };
         let width = self.width.unwrap_or(width);
         let heads = self.heads.unwrap_or((width / 64).max(1));
+        if heads == 0 || width % heads != 0 {
+            let message = format!("width {width} must split into {heads} heads of even size");
+            return Err(ConfigError::field("model.heads", message));
+        }
         let config = ModelConfig {
             vocab,
             width,
@@ -93,6 +181,7 @@ impl ModelSpec {
             mask_id,
             eos_id,
             forbid,
+            arch: Arch::default(),
         };
         config.validate()?;
         Ok(config)
@@ -109,11 +198,14 @@ impl ModelConfig {
         if !(1..=256).contains(&self.layers) {
             return bad("layers", format!("{} is outside 1..256", self.layers));
         }
-        if self.heads == 0 || self.width % self.heads != 0 || self.head_dim % 2 != 0 {
+        if self.heads == 0 || self.head_dim == 0 || self.head_dim % 2 != 0 {
             return bad(
                 "heads",
                 format!("width {} must split into {} heads of even size", self.width, self.heads),
             );
+        }
+        if self.heads > 1024 || self.head_dim > 1024 {
+            return bad("heads", format!("{} heads of {} are too many", self.heads, self.head_dim));
         }
         if self.kv_heads == 0 || self.heads % self.kv_heads != 0 {
             return bad("kv_heads", format!("{} must divide heads = {}", self.kv_heads, self.heads));
@@ -135,16 +227,36 @@ impl ModelConfig {
         }
         Ok(())
     }
+    /// Columns of a row the head reads: with a bias, the width and four more (1, 0, 0, 0), which the bias multiplies.
+    pub fn head_width(&self) -> usize {
+        self.width + if self.arch.head_bias { 4 } else { 0 }
+    }
+    /// Columns of the feed-forward part's first projection.
+    pub fn mlp_in(&self) -> usize {
+        if self.arch.mlp == Mlp::Gelu { self.mlp } else { 2 * self.mlp }
+    }
+    /// Factor of the attention scores.
+    pub fn attention_scale(&self) -> f32 {
+        self.arch.attention_scale.unwrap_or(1.0 / (self.head_dim as f32).sqrt())
+    }
     /// Columns of the fused query, key and value projection.
     pub fn qkv(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
-    /// Trainable numbers, the tied embedding counted once.
+    /// Trainable numbers, a tied embedding counted once.
     pub fn parameters(&self) -> usize {
-        let layer = self.qkv() * self.width
-            + self.heads * self.head_dim * self.width
-            + 3 * self.mlp * self.width
-            + 2 * self.width;
-        self.vocab * self.width + self.layers * layer + self.width
+        let (a, d) = (&self.arch, self.width);
+        let norm = if a.layer_norm { 2 * d } else { d };
+        let on = |flag: bool, n: usize| if flag { n } else { 0 };
+        let layer = self.qkv() * d
+            + self.heads * self.head_dim * d
+            + (self.mlp_in() + self.mlp) * d
+            + 2 * norm
+            + on(a.sandwich, 2 * norm)
+            + on(a.qkv_bias, self.qkv())
+            + on(a.qk_norm, 2 * self.head_dim)
+            + on(a.linear_bias, 2 * d + self.mlp_in());
+        let head = on(!a.tied, self.vocab * d) + on(a.head_bias, self.vocab);
+        self.vocab * d + self.layers * layer + norm + head
     }
 }

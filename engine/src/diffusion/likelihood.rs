@@ -98,8 +98,8 @@ pub fn evaluate<B: Train>(
             let (mut ids, mut positions) = (b.ids(micro.ids.len()), b.ids(micro.ids.len()));
             b.write_ids(&mut ids, &micro.ids);
             b.write_ids(&mut positions, &micro.positions());
-            let mask = b.mask(micro.rule, micro.shape.batch, &micro.places, &micro.places);
-            trunk.forward(b, params, plan, &ids, &positions, &mask, micro.shape, None);
+            let masks = trunk.masks(b, micro.rule, micro.shape.batch, &micro.places, &micro.places);
+            trunk.forward(b, params, plan, &ids, &positions, &masks, micro.shape, None);
             let (log_p, _) = trunk.log_probs(b, params, plan, &micro.hidden_rows, &micro.rows);
             for ((row, lp), s) in micro.rows.iter().zip(&log_p).zip(&micro.sequence) {
                 sums[at + *s as usize] += row.d_log_p as f64 * *lp as f64 / k as f64;

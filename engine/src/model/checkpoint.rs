@@ -1,5 +1,5 @@
-//! Checkpoints in Hugging Face layout: `config.json` (a Llama configuration plus a `hilda` object) and
-//! safetensors with Llama's tensor names in F32, F16, BF16, or int8 rows (`X` I8 with `X.scale` F32 [rows]).
+//! Checkpoints in Hugging Face layout: `config.json` (the family's public fields plus a `hilda` object) and
+//! safetensors with the family's tensor names in F32, F16, BF16, or int8 rows (`X` I8 with `X.scale` F32 [rows]).
 //!
 //! Everything is read from bytes, so the page and the server share it. Nothing is trusted: shapes, types and
 //! lengths are checked before a value is read.
@@ -9,8 +9,8 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Layout;
-use crate::config::ModelConfig;
+use super::{Layout, family};
+use crate::config::{Family, ModelConfig};
 use crate::decode::Attention;
 
 /// A checkpoint that cannot be used.
@@ -68,12 +68,10 @@ pub struct LoadedModel {
     pub params: Vec<f32>,
 }
 
-/// `config.json` of a HILDA model.
+/// `config.json` of a model: the family's public fields and a `hilda` object.
 pub fn config_json(c: &ModelConfig, serving: Serving) -> String {
     let hilda = HildaObject { mask_id: c.mask_id, forbid: c.forbid.clone(), serving };
-    let value = json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+    let shared = json!({
         "vocab_size": c.vocab,
         "hidden_size": c.width,
         "intermediate_size": c.mlp,
@@ -82,79 +80,71 @@ pub fn config_json(c: &ModelConfig, serving: Serving) -> String {
         "num_key_value_heads": c.kv_heads,
         "head_dim": c.head_dim,
         "max_position_embeddings": c.context,
-        "hidden_act": "silu",
         "rms_norm_eps": c.norm_eps as f64,
         "rope_theta": c.rope_theta as f64,
-        "attention_bias": false,
-        "mlp_bias": false,
-        "tie_word_embeddings": true,
+        "tie_word_embeddings": c.arch.tied,
         "eos_token_id": c.eos_id,
         "bos_token_id": c.eos_id,
         "initializer_range": 0.02,
         "torch_dtype": "float32",
         "hilda": serde_json::to_value(hilda).expect("plain data"),
     });
-    serde_json::to_string_pretty(&value).expect("plain data")
+    let Value::Object(mut fields) = shared else { unreachable!("an object was written") };
+    family::write(c, &mut fields);
+    serde_json::to_string_pretty(&Value::Object(fields)).expect("plain data")
 }
 
-/// Reads `config.json`. Without a `hilda` object the model is a causal one without a mask token of its own.
+/// Reads `config.json`. Without a `hilda` object a model is decoded as its family was trained: DiTs and LLaDA see
+/// everything, the others are causal and have no mask token of their own.
 pub fn parse_config(text: &str) -> Result<(ModelConfig, Serving), CheckpointError> {
     let bad = |m: String| CheckpointError::Config(m);
     let v: Value = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
-    let kind = v["model_type"].as_str().unwrap_or("");
-    if kind != "llama" {
-        return Err(bad(format!("model_type \"{kind}\" is not supported yet (llama)")));
-    }
-    for (key, want) in [("attention_bias", false), ("mlp_bias", false), ("tie_word_embeddings", true)] {
-        if v.get(key).and_then(Value::as_bool).unwrap_or(want) != want {
-            return Err(bad(format!("{key} = {} is not supported yet", !want)));
-        }
-    }
-    let get = |key: &str| -> Result<usize, CheckpointError> {
-        v[key].as_u64().map(|x| x as usize).ok_or_else(|| bad(format!("{key} is missing or not a number")))
-    };
-    let (width, heads) = (get("hidden_size")?, get("num_attention_heads")?);
-    let theta = v["rope_parameters"]["rope_theta"].as_f64().or(v["rope_theta"].as_f64()).unwrap_or(10000.0);
-    let eos = match &v["eos_token_id"] {
-        Value::Array(a) => a.first().and_then(Value::as_u64),
-        x => x.as_u64(),
-    };
+    let mut config = family::read(&v)?;
     let hilda: Option<HildaObject> = match v.get("hilda") {
         None | Some(Value::Null) => None,
         Some(h) => Some(serde_json::from_value(h.clone()).map_err(|e| bad(format!("hilda: {e}")))?),
     };
-    let config = ModelConfig {
-        vocab: get("vocab_size")?,
-        width,
-        layers: get("num_hidden_layers")?,
-        heads,
-        kv_heads: v["num_key_value_heads"].as_u64().map_or(heads, |x| x as usize),
-        head_dim: v["head_dim"].as_u64().map_or(width / heads.max(1), |x| x as usize),
-        mlp: get("intermediate_size")?,
-        context: get("max_position_embeddings")?,
-        rope_theta: theta as f32,
-        norm_eps: v["rms_norm_eps"].as_f64().unwrap_or(1e-5) as f32,
-        mask_id: hilda.as_ref().map_or(0, |h| h.mask_id),
-        eos_id: eos.unwrap_or(0) as u32,
-        forbid: hilda.as_ref().map_or(vec![], |h| h.forbid.clone()),
-    };
-    config.validate().map_err(|e| bad(e.to_string()))?;
+    if let Some(h) = &hilda {
+        (config.mask_id, config.forbid) = (h.mask_id, h.forbid.clone());
+        config.validate().map_err(|e| bad(e.to_string()))?;
+    }
     if let Some(id) = config.forbid.iter().find(|id| **id as usize >= config.vocab) {
         return Err(bad(format!("hilda.forbid: id {id} is outside the vocabulary of {}", config.vocab)));
     }
-    let causal =
-        Serving { attention: Attention::Causal, block_size: 1, shift: true, infill: false, edits: false };
-    Ok((config, hilda.map_or(causal, |h| h.serving)))
+    let serving =
+        |attention, block_size, shift| Serving { attention, block_size, shift, infill: false, edits: false };
+    let native = match config.arch.family {
+        Family::Dit | Family::Llada => {
+            config.forbid = if hilda.is_none() { vec![config.mask_id] } else { config.forbid };
+            serving(Attention::Bidirectional, 0, false)
+        }
+        Family::Dream => {
+            config.forbid = if hilda.is_none() { vec![config.mask_id] } else { config.forbid };
+            serving(Attention::Bidirectional, 0, true)
+        }
+        _ => serving(Attention::Causal, 1, true),
+    };
+    Ok((config, hilda.map_or(native, |h| h.serving)))
 }
 
 /// Reads `config.json` and `model.safetensors` from bytes.
 pub fn load(config: &str, tensors: &[u8]) -> Result<LoadedModel, CheckpointError> {
     let (config, serving) = parse_config(config)?;
+    if config.arch.family == Family::Dit
+        && let Some(dit) = family::Dit::open(&config, tensors)?
+    {
+        return Ok(LoadedModel { params: dit.fold(0.0)?, config, serving });
+    }
     let layout = Layout::new(&config);
     let st = SafeTensors::deserialize(tensors).map_err(|e| CheckpointError::Format(e.to_string()))?;
     let mut params = vec![0f32; layout.total];
+    let offset = family::norm_offset(config.arch.family);
     for t in layout.named(&config) {
-        read_tensor(&st, &t.name, &t.shape, &mut params[t.at.offset..t.at.offset + t.at.len])?;
+        let out = &mut params[t.at.offset..t.at.offset + t.at.len];
+        read_tensor(&st, &t.name, &t.shape, out)?;
+        if t.norm && offset != 0.0 {
+            out.iter_mut().for_each(|w| *w += offset);
+        }
     }
     Ok(LoadedModel { config, serving, params })
 }
@@ -223,7 +213,15 @@ pub fn save(config: &ModelConfig, params: &[f32], format: Format) -> Result<Vec<
     let layout = Layout::new(config);
     let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = vec![];
     for t in layout.named(config) {
+        let offset = if t.norm { family::norm_offset(config.arch.family) } else { 0.0 };
         let values = &params[t.at.offset..t.at.offset + t.at.len];
+        let shifted: Vec<f32>;
+        let values = if offset == 0.0 {
+            values
+        } else {
+            shifted = values.iter().map(|w| w - offset).collect();
+            &shifted
+        };
         match format {
             Format::Int8 if t.shape.len() == 2 => {
                 let cols = t.shape[1];

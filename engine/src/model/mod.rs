@@ -1,6 +1,8 @@
 //! The backbone on any device: parameter layout, forward and backward, checkpoints, decoding sessions.
 
+mod backward;
 pub mod checkpoint;
+pub mod family;
 pub mod generate;
 pub mod layout;
 pub mod session;
@@ -10,4 +12,4 @@ pub use checkpoint::{CheckpointError, LoadedModel, Serving};
 pub use generate::{Request, decode_config, run};
 pub use layout::Layout;
 pub use session::{Session, SessionError};
-pub use trunk::{Cache, Plan, Shape, Trunk};
+pub use trunk::{Cache, Masks, Plan, Shape, Trunk};

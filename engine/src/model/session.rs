@@ -89,7 +89,7 @@ impl<B: Backend> Session<B> {
     /// Buffers for sequences of up to `context` positions.
     pub fn new(b: &B, weights: Arc<Weights<B>>, context: usize) -> Self {
         let (plan, cache) = (weights.trunk.plan(b, context, false), weights.trunk.cache(b, context));
-        let width = weights.trunk.config.width;
+        let width = weights.trunk.config.head_width();
         Session {
             plan,
             cache,
@@ -178,14 +178,14 @@ impl<B: Backend> Session<B> {
 
         if n > 0 {
             let all: Vec<Place> = self.cached.iter().copied().chain(queries.iter().copied()).collect();
-            let mask = b.mask(r.rule, 1, &queries, &all);
+            let masks = w.trunk.masks(b, r.rule, 1, &queries, &all);
             b.write_ids(&mut self.ids, &r.ids);
             b.write_ids(&mut self.positions, &r.query_positions);
             let shape = Shape { batch: 1, len: n };
             let cache = Some((&mut self.cache, cached));
-            w.trunk.forward(b, &w.params, &mut self.plan, &self.ids, &self.positions, &mask, shape, cache);
+            w.trunk.forward(b, &w.params, &mut self.plan, &self.ids, &self.positions, &masks, shape, cache);
         }
-        let d = c.width;
+        let d = c.head_width();
         b.copy(&self.carry, 0, &mut self.plan.hidden, n * d, d);
         let pending = Pending { rows: rows.len(), top_k: r.want.top_k };
         if !rows.is_empty() {
@@ -201,7 +201,7 @@ impl<B: Backend> Session<B> {
                 seed: r.want.seed,
                 forbid: c.forbid.clone(),
             };
-            b.head(&self.gathered, &w.params, w.trunk.layout.embed, &self.keys, &mut self.stats, &job);
+            b.head(&self.gathered, &w.params, w.trunk.layout.head, &self.keys, &mut self.stats, &job);
         }
         if r.cache == CacheOp::Store && n > 0 {
             self.cached.extend(&queries);

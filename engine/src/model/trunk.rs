@@ -1,19 +1,23 @@
-//! The backbone, forward and backward, written once for every back end.
+//! The backbone, forward, written once for every back end and every family.
 //!
 //! ```text
 //! x = E[ids]
 //! per layer: x += Wo attention(rope(Wqkv norm1(x)));  x += Wd swiglu(Wgu norm2(x))
 //! hidden = norm(x)                                    the head reads rows of it
 //! ```
-//! Rows N = batch * length, width D. A training plan keeps per layer x, qkv, attention output, log-sum-exp, the
-//! middle x and gate_up; norms and the gated product are recomputed in the backward pass (two per cent of the
-//! time, a quarter of the memory). An inference plan has one set of buffers for all layers.
+//! with what a family adds ([`crate::config::Arch`]): biases, norms of query and key heads, norms behind both parts,
+//! another activation, sliding layers. Rows N = batch * length, width D. A training plan keeps per layer x, qkv,
+//! attention output, log-sum-exp, the middle x and gate_up; norms and the activation are recomputed in the backward
+//! pass (two per cent of the time, a quarter of the memory). An inference plan has one set of buffers for all layers.
 
 use hilda_kernels::head::LossRow;
-use hilda_kernels::{AttentionShape, Backend, RopeShape, Train};
+use hilda_kernels::{
+    At, AttentionShape, Backend, Gate, MaskRule, NormKind, NormShape, Place, RopeShape, Train,
+};
 
 use super::Layout;
-use crate::config::ModelConfig;
+use super::layout::LayerAt;
+use crate::config::{Mlp, ModelConfig};
 
 /// The model's shape and tensor places; holds no numbers.
 #[derive(Clone, Debug)]
@@ -36,40 +40,52 @@ impl Shape {
     }
 }
 
-struct LayerActs<B: Backend> {
-    x: B::Buf,
-    qkv: B::Buf,
-    att: B::Buf,
-    lse: B::Buf,
-    mid: B::Buf,
-    gate_up: B::Buf,
+/// The mask of the full layers and, where a family has sliding layers, theirs.
+pub struct Masks<B: Backend> {
+    pub full: B::Mask,
+    pub local: Option<B::Mask>,
+}
+
+pub(super) struct LayerActs<B: Backend> {
+    pub x: B::Buf,
+    /// queries, keys and values before the norms of heads (one value unless the family has those)
+    pub raw: B::Buf,
+    pub qkv: B::Buf,
+    pub att: B::Buf,
+    pub lse: B::Buf,
+    pub mid: B::Buf,
+    pub gate_up: B::Buf,
+    /// what attention and the feed-forward part add, before the norms behind them (likewise)
+    pub post: [B::Buf; 2],
 }
 
 /// Every buffer of a step, allocated once.
 pub struct Plan<B: Backend> {
-    layers: Vec<LayerActs<B>>,
+    pub(super) layers: Vec<LayerActs<B>>,
     capacity: usize,
-    h: B::Buf,
-    act: B::Buf,
-    last: B::Buf,
-    /// final-norm hidden rows [rows + 1, width]; the extra row is free for the session's carry
+    pub(super) h: B::Buf,
+    pub(super) act: B::Buf,
+    pub(super) last: B::Buf,
+    /// final-norm hidden rows [rows + 1, head_width]; the extra row is free for the session's carry
     pub hidden: B::Buf,
-    back: Option<Backward<B>>,
+    pub(super) back: Option<Backward<B>>,
     bytes: usize,
 }
 
-struct Backward<B: Backend> {
-    dx: B::Buf,
-    dh: B::Buf,
-    d_att: B::Buf,
-    d_qkv: B::Buf,
-    d_gate_up: B::Buf,
-    d_act: B::Buf,
-    d_hidden: B::Buf,
-    rows: B::Buf,
-    d_rows: B::Buf,
-    index: B::Ids,
-    head_rows: usize,
+pub(super) struct Backward<B: Backend> {
+    pub dx: B::Buf,
+    pub dh: B::Buf,
+    pub d_att: B::Buf,
+    pub d_raw: B::Buf,
+    pub d_qkv: B::Buf,
+    pub d_gate_up: B::Buf,
+    pub d_act: B::Buf,
+    pub d_post: B::Buf,
+    pub d_hidden: B::Buf,
+    pub rows: B::Buf,
+    pub d_rows: B::Buf,
+    pub index: B::Ids,
+    pub head_rows: usize,
 }
 
 /// Keys and values of finished positions, one buffer per layer: [capacity, 2 kv_heads head_dim].
@@ -92,31 +108,43 @@ impl Trunk {
             total += 4 * len;
             b.buf(len)
         };
-        let (n, d, a) = (rows, c.width, c.heads * c.head_dim);
+        let (n, d, a, hw) = (rows, c.width, c.heads * c.head_dim, c.head_width());
+        let on = |flag: bool, len: usize| if flag { len } else { 1 };
+        let (raw, post) = (on(c.arch.qk_norm, n * c.qkv()), on(c.arch.sandwich, n * d));
         let layers = (0..if train { c.layers } else { 1 })
             .map(|_| LayerActs {
                 x: buf(n * d),
+                raw: buf(raw),
                 qkv: buf(n * c.qkv()),
                 att: buf(n * a),
                 lse: buf(n * c.heads),
                 mid: buf(n * d),
-                gate_up: buf(n * 2 * c.mlp),
+                gate_up: buf(n * c.mlp_in()),
+                post: [buf(post), buf(post)],
             })
             .collect();
-        let (h, act, last, hidden) = (buf(n * d), buf(n * c.mlp), buf(n * d), buf((n + 1) * d));
+        let (h, act, last) = (buf(n * d), buf(n * c.mlp), buf(n * d));
+        let mut hidden = buf((n + 1) * hw);
         let back = train.then(|| Backward {
             dx: buf(n * d),
             dh: buf(n * d),
             d_att: buf(n * a),
+            d_raw: buf(raw),
             d_qkv: buf(n * c.qkv()),
-            d_gate_up: buf(n * 2 * c.mlp),
+            d_gate_up: buf(n * c.mlp_in()),
             d_act: buf(n * c.mlp),
-            d_hidden: buf(n * d),
-            rows: buf(n * d),
-            d_rows: buf(n * d),
+            d_post: buf(post),
+            d_hidden: buf(n * hw),
+            rows: buf(n * hw),
+            d_rows: buf(n * hw),
             index: b.ids(n),
             head_rows: n,
         });
+        if c.arch.head_bias {
+            // the column that the head's bias multiplies
+            let one: Vec<f32> = (0..(n + 1) * hw).map(|i| f32::from(i % hw == d)).collect();
+            b.write(&mut hidden, 0, &one);
+        }
         Plan { layers, capacity: rows, h, act, last, hidden, back, bytes: total }
     }
 
@@ -125,7 +153,70 @@ impl Trunk {
         Cache { layers: (0..self.config.layers).map(|_| b.buf(capacity * width)).collect(), capacity }
     }
 
-    fn attention_shape(&self, s: Shape) -> AttentionShape {
+    /// Masks under `rule` for every layer; sliding layers see their window of it.
+    pub fn masks<B: Backend>(
+        &self,
+        b: &B,
+        rule: MaskRule,
+        batch: usize,
+        queries: &[Place],
+        keys: &[Place],
+    ) -> Masks<B> {
+        let local = self.config.arch.sliding.as_ref().map(|s| {
+            let window = Some(rule.window.map_or(s.window, |w| w.min(s.window)));
+            b.mask(MaskRule { window, ..rule }, batch, queries, keys)
+        });
+        Masks { full: b.mask(rule, batch, queries, keys), local }
+    }
+
+    pub(super) fn norm_shape(&self, rows: usize) -> NormShape {
+        let kind = if self.config.arch.layer_norm { NormKind::Layer } else { NormKind::Rms };
+        NormShape::packed(kind, rows, self.config.width, self.config.norm_eps)
+    }
+
+    /// The last norm, into the rows the head reads.
+    pub(super) fn head_norm_shape(&self, rows: usize) -> NormShape {
+        NormShape { y_stride: self.config.head_width(), ..self.norm_shape(rows) }
+    }
+
+    /// Norms of `heads` heads from column `col` of qkv rows.
+    pub(super) fn heads_norm_shape(&self, rows: usize, heads: usize, col: usize) -> NormShape {
+        let c = &self.config;
+        let stride = c.qkv();
+        NormShape {
+            kind: NormKind::Rms,
+            rows,
+            groups: heads,
+            width: c.head_dim,
+            eps: c.norm_eps,
+            x_stride: stride,
+            x_col: col,
+            y_stride: stride,
+            y_col: col,
+        }
+    }
+
+    /// Heads and first column of queries and of keys, with their norms.
+    pub(super) fn head_norms(&self, w: &LayerAt) -> Option<[(usize, usize, At); 2]> {
+        let c = &self.config;
+        let (q, k) = (w.q_norm?, w.k_norm?);
+        Some([(c.heads, 0, q), (c.kv_heads, c.heads * c.head_dim, k)])
+    }
+
+    pub(super) fn mask_of<'a, B: Backend>(&self, masks: &'a Masks<B>, layer: usize) -> &'a B::Mask {
+        let slides = self.config.arch.sliding.as_ref().is_some_and(|s| s.layers[layer]);
+        masks.local.as_ref().filter(|_| slides).unwrap_or(&masks.full)
+    }
+
+    pub(super) fn activate<B: Backend>(&self, b: &B, x: &B::Buf, y: &mut B::Buf, rows: usize) {
+        match self.config.arch.mlp {
+            Mlp::SwiGlu => b.glu(Gate::Silu, x, y, rows, self.config.mlp),
+            Mlp::GeGlu => b.glu(Gate::Gelu, x, y, rows, self.config.mlp),
+            Mlp::Gelu => b.gelu(x, y, rows * self.config.mlp),
+        }
+    }
+
+    pub(super) fn attention_shape(&self, s: Shape) -> AttentionShape {
         let c = &self.config;
         AttentionShape {
             batch: s.batch,
@@ -134,7 +225,7 @@ impl Trunk {
             heads: c.heads,
             kv_heads: c.kv_heads,
             head_dim: c.head_dim,
-            scale: 1.0 / (c.head_dim as f32).sqrt(),
+            scale: c.attention_scale(),
             q_stride: c.qkv(),
             q_col: 0,
             kv_stride: c.qkv(),
@@ -143,19 +234,20 @@ impl Trunk {
         }
     }
 
-    fn rope_shape(&self, rows: usize) -> RopeShape {
+    pub(super) fn rope_shape(&self, rows: usize, layer: usize) -> RopeShape {
         let c = &self.config;
+        let sliding = c.arch.sliding.as_ref().filter(|s| s.layers[layer]);
         RopeShape {
             rows,
             stride: c.qkv(),
             col: 0,
             heads: c.heads + c.kv_heads,
             head_dim: c.head_dim,
-            theta: c.rope_theta,
+            theta: sliding.map_or(c.rope_theta, |s| s.rope_theta),
         }
     }
 
-    /// Fills `plan.hidden`. `mask` covers the keys: the sequence itself, or with `cache = (cache, cached)` the
+    /// Fills `plan.hidden`. The masks cover the keys: the sequence itself, or with `cache = (cache, cached)` the
     /// `cached` finished positions followed by the sequence (batch 1), whose keys and values are written behind
     /// them.
     pub fn forward<B: Backend>(
@@ -165,7 +257,7 @@ impl Trunk {
         plan: &mut Plan<B>,
         ids: &B::Ids,
         positions: &B::Ids,
-        mask: &B::Mask,
+        masks: &Masks<B>,
         shape: Shape,
         mut cache: Option<(&mut Cache<B>, usize)>,
     ) {
@@ -173,13 +265,27 @@ impl Trunk {
         let (n, d, a) = (shape.rows(), c.width, c.heads * c.head_dim);
         assert!(n <= plan.capacity, "plan holds {} rows, asked for {n}", plan.capacity);
         let kv = c.kv_heads * c.head_dim;
-        b.embed(ids, params, self.layout.embed, &mut plan.layers[0].x, n, d);
+        let norm = self.norm_shape(n);
+        b.embed(ids, params, self.layout.embed, c.arch.embed_scale, &mut plan.layers[0].x, n, d);
         let kept = plan.layers.len();
         for (i, w) in self.layout.layers.iter().enumerate() {
             let l = &mut plan.layers[i % kept];
-            b.rms_norm(&l.x, params, w.norm1, &mut plan.h, n, d, c.norm_eps);
-            b.linear(&plan.h, params, w.qkv, &mut l.qkv, n, c.qkv(), d, false);
-            b.rope(&mut l.qkv, positions, self.rope_shape(n));
+            let mask = self.mask_of(masks, i);
+            b.norm(&l.x, params, w.norm1, w.norm1_bias, &mut plan.h, norm, false);
+            let heads = self.head_norms(w);
+            let qkv = if heads.is_some() { &mut l.raw } else { &mut l.qkv };
+            b.linear(&plan.h, params, w.qkv, qkv, n, c.qkv(), d, false);
+            if let Some(bias) = w.qkv_bias {
+                b.add_bias(qkv, params, bias, n, c.qkv());
+            }
+            if let Some(heads) = heads {
+                for (count, col, at) in heads {
+                    let s = self.heads_norm_shape(n, count, col);
+                    b.norm(&l.raw, params, at, None, &mut l.qkv, s, false);
+                }
+                b.copy_columns(&l.raw, c.qkv(), a + kv, &mut l.qkv, c.qkv(), a + kv, 0, n, kv);
+            }
+            b.rope(&mut l.qkv, positions, self.rope_shape(n, i));
             let mut s = self.attention_shape(shape);
             match &mut cache {
                 None => b.attention(&l.qkv, &l.qkv, mask, &mut l.att, &mut l.lse, s),
@@ -191,10 +297,22 @@ impl Trunk {
                 }
             }
             b.copy(&l.x, 0, &mut l.mid, 0, n * d);
-            b.linear(&l.att, params, w.out, &mut l.mid, n, d, a, true);
-            b.rms_norm(&l.mid, params, w.norm2, &mut plan.h, n, d, c.norm_eps);
-            b.linear(&plan.h, params, w.gate_up, &mut l.gate_up, n, 2 * c.mlp, d, false);
-            b.swiglu(&l.gate_up, &mut plan.act, n, c.mlp);
+            self.add_linear(
+                b,
+                params,
+                &l.att,
+                (w.out, w.out_bias, w.post1),
+                &mut l.post[0],
+                &mut l.mid,
+                n,
+                a,
+            );
+            b.norm(&l.mid, params, w.norm2, w.norm2_bias, &mut plan.h, norm, false);
+            b.linear(&plan.h, params, w.gate_up, &mut l.gate_up, n, c.mlp_in(), d, false);
+            if let Some(bias) = w.up_bias {
+                b.add_bias(&mut l.gate_up, params, bias, n, c.mlp_in());
+            }
+            self.activate(b, &l.gate_up, &mut plan.act, n);
             let last = i + 1 == c.layers;
             let (head, tail) = plan.layers.split_at_mut(i % kept + 1);
             let l = &mut head[i % kept];
@@ -204,9 +322,43 @@ impl Trunk {
                 (false, None) => &mut l.x,
             };
             b.copy(&l.mid, 0, next, 0, n * d);
-            b.linear(&plan.act, params, w.down, next, n, d, c.mlp, true);
+            self.add_linear(
+                b,
+                params,
+                &plan.act,
+                (w.down, w.down_bias, w.post2),
+                &mut l.post[1],
+                next,
+                n,
+                c.mlp,
+            );
         }
-        b.rms_norm(&plan.last, params, self.layout.norm, &mut plan.hidden, n, d, c.norm_eps);
+        let (w, bias) = (self.layout.norm, self.layout.norm_bias);
+        b.norm(&plan.last, params, w, bias, &mut plan.hidden, self.head_norm_shape(n), false);
+    }
+
+    /// y += W x + b, or y += norm(W x + b), whose argument is kept in `post`.
+    #[allow(clippy::too_many_arguments)]
+    fn add_linear<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Buf,
+        x: &B::Buf,
+        (w, bias, norm): (At, Option<At>, Option<At>),
+        post: &mut B::Buf,
+        y: &mut B::Buf,
+        rows: usize,
+        k: usize,
+    ) {
+        let d = self.config.width;
+        let to = if norm.is_some() { &mut *post } else { &mut *y };
+        b.linear(x, params, w, to, rows, d, k, norm.is_none());
+        if let Some(bias) = bias {
+            b.add_bias(to, params, bias, rows, d);
+        }
+        if let Some(norm) = norm {
+            b.norm(post, params, norm, None, y, self.norm_shape(rows), true);
+        }
     }
 
     /// Head on `rows` = (hidden row, request): log-probabilities and entropies, no gradient.
@@ -218,101 +370,31 @@ impl Trunk {
         hidden_rows: &[u32],
         rows: &[LossRow],
     ) -> (Vec<f32>, Vec<f32>) {
-        let c = &self.config;
+        let (c, hw) = (&self.config, self.config.head_width());
         let mut index = b.ids(hidden_rows.len());
         b.write_ids(&mut index, hidden_rows);
-        let mut gathered = b.buf(hidden_rows.len() * c.width);
-        b.gather(&plan.hidden, &index, &mut gathered, hidden_rows.len(), c.width);
-        b.head_loss(&gathered, params, self.layout.embed, rows, &c.forbid, c.width, None)
+        let mut gathered = b.buf(hidden_rows.len() * hw);
+        b.gather(&plan.hidden, &index, &mut gathered, hidden_rows.len(), hw);
+        b.head_loss(&gathered, params, self.layout.head, rows, &c.forbid, hw, None)
     }
 
-    /// Head forward and backward on chosen rows, then the trunk's backward pass: gradients are added to `grads`.
-    /// Returns (log p of the target, entropy) per row. Must follow `forward` on the same plan and inputs.
-    pub fn backward<B: Train>(
-        &self,
-        b: &B,
-        params: &B::Buf,
-        grads: &mut B::Buf,
-        plan: &mut Plan<B>,
-        ids: &B::Ids,
-        positions: &B::Ids,
-        mask: &B::Mask,
-        shape: Shape,
-        hidden_rows: &[u32],
-        rows: &[LossRow],
-    ) -> (Vec<f32>, Vec<f32>) {
-        let c = &self.config;
-        let (n, d, a) = (shape.rows(), c.width, c.heads * c.head_dim);
-        let k = rows.len();
-        let bw = plan.back.as_mut().expect("a training plan");
-        if bw.head_rows < k {
-            // several targets per row (complementary views, editing): grow once
-            (bw.rows, bw.d_rows, bw.index, bw.head_rows) = (b.buf(k * d), b.buf(k * d), b.ids(k), k);
-        }
-        b.write_ids(&mut bw.index, hidden_rows);
-        b.gather(&plan.hidden, &bw.index, &mut bw.rows, k, d);
-        let out = b.head_loss(
-            &bw.rows,
-            params,
-            self.layout.embed,
-            rows,
-            &c.forbid,
-            d,
-            Some((&mut bw.d_rows, grads)),
-        );
-        b.scatter(&bw.d_rows, &bw.index, &mut bw.d_hidden, k, d);
-        b.zero(&mut bw.dx);
-        b.rms_norm_backward(
-            &bw.d_hidden,
-            &plan.last,
-            params,
-            self.layout.norm,
-            &mut bw.dx,
-            grads,
-            n,
-            d,
-            c.norm_eps,
-        );
-        for (i, w) in self.layout.layers.iter().enumerate().rev() {
-            let l = &plan.layers[i];
-            b.linear_backward_input(&bw.dx, params, w.down, &mut bw.d_act, n, d, c.mlp);
-            b.swiglu(&l.gate_up, &mut plan.act, n, c.mlp);
-            b.linear_backward_weight(&bw.dx, &plan.act, grads, w.down, n, d, c.mlp);
-            b.swiglu_backward(&bw.d_act, &l.gate_up, &mut bw.d_gate_up, n, c.mlp);
-            b.rms_norm(&l.mid, params, w.norm2, &mut plan.h, n, d, c.norm_eps);
-            b.linear_backward_weight(&bw.d_gate_up, &plan.h, grads, w.gate_up, n, 2 * c.mlp, d);
-            b.linear_backward_input(&bw.d_gate_up, params, w.gate_up, &mut bw.dh, n, 2 * c.mlp, d);
-            b.rms_norm_backward(&bw.dh, &l.mid, params, w.norm2, &mut bw.dx, grads, n, d, c.norm_eps);
-
-            b.linear_backward_weight(&bw.dx, &l.att, grads, w.out, n, d, a);
-            b.linear_backward_input(&bw.dx, params, w.out, &mut bw.d_att, n, d, a);
-            b.attention_backward(
-                &bw.d_att,
-                &l.qkv,
-                &l.att,
-                &l.lse,
-                mask,
-                &mut bw.d_qkv,
-                self.attention_shape(shape),
-            );
-            b.rope_backward(&mut bw.d_qkv, positions, self.rope_shape(n));
-            b.rms_norm(&l.x, params, w.norm1, &mut plan.h, n, d, c.norm_eps);
-            b.linear_backward_weight(&bw.d_qkv, &plan.h, grads, w.qkv, n, c.qkv(), d);
-            b.linear_backward_input(&bw.d_qkv, params, w.qkv, &mut bw.dh, n, c.qkv(), d);
-            b.rms_norm_backward(&bw.dh, &l.x, params, w.norm1, &mut bw.dx, grads, n, d, c.norm_eps);
-        }
-        b.embed_backward(ids, &bw.dx, grads, self.layout.embed, n, d);
-        out
+    /// (query, key) pairs that the masks leave to compute, summed over the layers.
+    pub fn pairs<B: Train>(&self, b: &B, masks: &Masks<B>, batch: usize) -> u64 {
+        let slides = self.config.arch.sliding.iter().flat_map(|s| &s.layers).filter(|s| **s).count() as u64;
+        let local = masks.local.as_ref().map_or(0, |m| slides * b.pairs(m, batch));
+        let full = self.config.layers as u64 - if masks.local.is_some() { slides } else { 0 };
+        local + full * b.pairs(&masks.full, batch)
     }
 
     /// Matrix-product and attention FLOPs of one training step (forward and backward; recomputation and skipped
-    /// tiles not counted): 6 per weight and row, 12 head_dim per (query, key, head) pair, head on `head_rows`.
+    /// tiles not counted): 6 per weight and row, 12 head_dim per (query, key, head) pair of all layers, head on
+    /// `head_rows`.
     pub fn train_flops(&self, rows: usize, pairs: u64, head_rows: usize) -> f64 {
         let c = &self.config;
-        let layer = c.qkv() * c.width + c.heads * c.head_dim * c.width + 3 * c.mlp * c.width;
+        let layer = (c.qkv() + c.heads * c.head_dim + c.mlp_in() + c.mlp) * c.width;
         let linear = 6.0 * rows as f64 * (c.layers * layer) as f64;
-        let attention = 12.0 * pairs as f64 * (c.layers * c.heads * c.head_dim) as f64;
-        linear + attention + 6.0 * head_rows as f64 * (c.vocab * c.width) as f64
+        let attention = 12.0 * pairs as f64 * (c.heads * c.head_dim) as f64;
+        linear + attention + 6.0 * head_rows as f64 * (c.vocab * c.head_width()) as f64
     }
 }
 

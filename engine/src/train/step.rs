@@ -78,10 +78,13 @@ impl<B: Train> Learner<B> {
         let (mut ids, mut positions) = (b.ids(micro.ids.len()), b.ids(micro.ids.len()));
         b.write_ids(&mut ids, &micro.ids);
         b.write_ids(&mut positions, &micro.positions());
-        let mask = b.mask(micro.rule, micro.shape.batch, &micro.places, &micro.places);
-        let flops =
-            self.trunk.train_flops(micro.shape.rows(), b.pairs(&mask, micro.shape.batch), micro.rows.len());
-        self.trunk.forward(b, &self.params, &mut self.plan, &ids, &positions, &mask, micro.shape, None);
+        let masks = self.trunk.masks(b, micro.rule, micro.shape.batch, &micro.places, &micro.places);
+        let flops = self.trunk.train_flops(
+            micro.shape.rows(),
+            self.trunk.pairs(b, &masks, micro.shape.batch),
+            micro.rows.len(),
+        );
+        self.trunk.forward(b, &self.params, &mut self.plan, &ids, &positions, &masks, micro.shape, None);
         let (log_p, _) = self.trunk.backward(
             b,
             &self.params,
@@ -89,7 +92,7 @@ impl<B: Train> Learner<B> {
             &mut self.plan,
             &ids,
             &positions,
-            &mask,
+            &masks,
             micro.shape,
             &micro.hidden_rows,
             &micro.rows,

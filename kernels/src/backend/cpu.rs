@@ -4,8 +4,10 @@ use super::{At, AttentionShape, Backend, HeadJob, RopeShape, Train};
 use crate::adam::{AdamStep, adamw};
 use crate::attention::rule::{MaskRule, Place};
 use crate::attention::{Tiles, attention, attention_backward};
+use crate::glu::Gate;
 use crate::head::{self, LossRow};
-use crate::{embed, gemm, glu, norm, reduce, rope};
+use crate::norm::NormShape;
+use crate::{bias, embed, gelu, gemm, glu, norm, reduce, rope};
 
 /// The CPU.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,6 +18,13 @@ fn tensor(params: &[f32], at: At) -> &[f32] {
 }
 fn tensor_mut(params: &mut [f32], at: At) -> &mut [f32] {
     &mut params[at.offset..at.offset + at.len]
+}
+/// A tensor and one that lies behind it, both writable.
+fn two_mut(params: &mut [f32], first: At, second: Option<At>) -> (&mut [f32], &mut [f32]) {
+    let Some(second) = second else { return (tensor_mut(params, first), &mut []) };
+    assert!(first.offset + first.len <= second.offset, "{second:?} must lie behind {first:?}");
+    let (head, tail) = params.split_at_mut(second.offset);
+    (tensor_mut(head, first), &mut tail[..second.len])
 }
 
 impl Backend for Cpu {
@@ -63,23 +72,28 @@ impl Backend for Cpu {
         ids: &Vec<u32>,
         params: &Vec<f32>,
         table: At,
+        scale: f32,
         out: &mut Vec<f32>,
         rows: usize,
         width: usize,
     ) {
-        embed::gather(tensor(params, table), &ids[..rows], &mut out[..rows * width], width);
+        embed::gather(tensor(params, table), &ids[..rows], scale, &mut out[..rows * width], width);
     }
-    fn rms_norm(
+    fn norm(
         &self,
         x: &Vec<f32>,
         params: &Vec<f32>,
         w: At,
+        b: Option<At>,
         y: &mut Vec<f32>,
-        rows: usize,
-        width: usize,
-        eps: f32,
+        shape: NormShape,
+        accumulate: bool,
     ) {
-        norm::rms_norm(&x[..rows * width], tensor(params, w), &mut y[..rows * width], width, eps);
+        let b = b.map_or(&[][..], |b| tensor(params, b));
+        norm::norm(x, tensor(params, w), b, y, shape, accumulate);
+    }
+    fn add_bias(&self, y: &mut Vec<f32>, params: &Vec<f32>, b: At, rows: usize, width: usize) {
+        bias::add(&mut y[..rows * width], tensor(params, b));
     }
     fn linear(
         &self,
@@ -108,11 +122,14 @@ impl Backend for Cpu {
     ) {
         attention(q, kv, mask, out, lse, shape);
     }
-    fn swiglu(&self, gate_up: &Vec<f32>, y: &mut Vec<f32>, rows: usize, width: usize) {
-        glu::swiglu(&gate_up[..2 * rows * width], &mut y[..rows * width], width);
+    fn glu(&self, gate: Gate, gate_up: &Vec<f32>, y: &mut Vec<f32>, rows: usize, width: usize) {
+        glu::glu(gate, &gate_up[..2 * rows * width], &mut y[..rows * width], width);
+    }
+    fn gelu(&self, x: &Vec<f32>, y: &mut Vec<f32>, n: usize) {
+        gelu::forward(&x[..n], &mut y[..n]);
     }
     fn gather(&self, x: &Vec<f32>, rows: &Vec<u32>, out: &mut Vec<f32>, n: usize, width: usize) {
-        embed::gather(x, &rows[..n], &mut out[..n * width], width);
+        embed::gather(x, &rows[..n], 1.0, &mut out[..n * width], width);
     }
     fn head(
         &self,
@@ -152,28 +169,22 @@ impl Train for Cpu {
     ) {
         gemm::tn(dy, x, tensor_mut(grads, w), m, n, k);
     }
-    fn rms_norm_backward(
+    fn norm_backward(
         &self,
         dy: &Vec<f32>,
         x: &Vec<f32>,
         params: &Vec<f32>,
         w: At,
+        b: Option<At>,
         dx: &mut Vec<f32>,
         grads: &mut Vec<f32>,
-        rows: usize,
-        width: usize,
-        eps: f32,
+        shape: NormShape,
     ) {
-        let n = rows * width;
-        norm::rms_norm_backward(
-            &dy[..n],
-            &x[..n],
-            tensor(params, w),
-            &mut dx[..n],
-            tensor_mut(grads, w),
-            width,
-            eps,
-        );
+        let (dw, db) = two_mut(grads, w, b);
+        norm::norm_backward(dy, x, tensor(params, w), dx, dw, db, shape);
+    }
+    fn add_bias_backward(&self, dy: &Vec<f32>, grads: &mut Vec<f32>, b: At, rows: usize, width: usize) {
+        bias::backward(&dy[..rows * width], tensor_mut(grads, b));
     }
     fn rope_backward(&self, dx: &mut Vec<f32>, positions: &Vec<u32>, shape: RopeShape) {
         rope::rope(dx, positions, shape, true);
@@ -190,8 +201,9 @@ impl Train for Cpu {
     ) {
         attention_backward(d_out, qkv, out, lse, mask, d_qkv, shape);
     }
-    fn swiglu_backward(
+    fn glu_backward(
         &self,
+        gate: Gate,
         dy: &Vec<f32>,
         gate_up: &Vec<f32>,
         d: &mut Vec<f32>,
@@ -199,7 +211,10 @@ impl Train for Cpu {
         width: usize,
     ) {
         let n = rows * width;
-        glu::swiglu_backward(&dy[..n], &gate_up[..2 * n], &mut d[..2 * n], width);
+        glu::glu_backward(gate, &dy[..n], &gate_up[..2 * n], &mut d[..2 * n], width);
+    }
+    fn gelu_backward(&self, dy: &Vec<f32>, x: &Vec<f32>, d: &mut Vec<f32>, n: usize) {
+        gelu::backward(&dy[..n], &x[..n], &mut d[..n]);
     }
     fn embed_backward(
         &self,
@@ -207,14 +222,15 @@ impl Train for Cpu {
         d: &Vec<f32>,
         grads: &mut Vec<f32>,
         table: At,
+        scale: f32,
         rows: usize,
         width: usize,
     ) {
-        embed::scatter_add(&d[..rows * width], &ids[..rows], tensor_mut(grads, table), width);
+        embed::scatter_add(&d[..rows * width], &ids[..rows], scale, tensor_mut(grads, table), width);
     }
     fn scatter(&self, d: &Vec<f32>, rows: &Vec<u32>, out: &mut Vec<f32>, n: usize, width: usize) {
         out.fill(0.0);
-        embed::scatter_add(&d[..n * width], &rows[..n], out, width);
+        embed::scatter_add(&d[..n * width], &rows[..n], 1.0, out, width);
     }
     fn head_loss(
         &self,

@@ -10,7 +10,9 @@ pub mod web;
 
 use crate::adam::AdamStep;
 use crate::attention::rule::{MaskRule, Place};
+use crate::glu::Gate;
 use crate::head::LossRow;
+use crate::norm::NormShape;
 
 /// A tensor inside a buffer: `len` values from `offset`. Offsets are multiples of 64 (WebGPU binds at 256 bytes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -99,28 +101,32 @@ pub trait Backend {
     /// Compiles `rule` for every (sequence, query, key). `queries` is [batch * q_len], `keys` [batch * k_len].
     fn mask(&self, rule: MaskRule, batch: usize, queries: &[Place], keys: &[Place]) -> Self::Mask;
 
-    /// out[r] = table[ids[r]], [rows, width]
+    /// out[r] = scale table[ids[r]], [rows, width]
+    #[allow(clippy::too_many_arguments)]
     fn embed(
         &self,
         ids: &Self::Ids,
         params: &Self::Buf,
         table: At,
+        scale: f32,
         out: &mut Self::Buf,
         rows: usize,
         width: usize,
     );
-    /// y[r] = x[r] / sqrt(mean(x[r]^2) + eps) * w
+    /// y = norm(x) w + b (+ y if `accumulate`), see [`crate::norm`]
     #[allow(clippy::too_many_arguments)]
-    fn rms_norm(
+    fn norm(
         &self,
         x: &Self::Buf,
         params: &Self::Buf,
         w: At,
+        b: Option<At>,
         y: &mut Self::Buf,
-        rows: usize,
-        width: usize,
-        eps: f32,
+        shape: NormShape,
+        accumulate: bool,
     );
+    /// y[r] += b, [rows, width]
+    fn add_bias(&self, y: &mut Self::Buf, params: &Self::Buf, b: At, rows: usize, width: usize);
     /// y[m, n] = x[m, k] w[n, k]^T (+ y if `accumulate`): a linear layer with the weight stored [out, in]
     #[allow(clippy::too_many_arguments)]
     fn linear(
@@ -148,8 +154,10 @@ pub trait Backend {
         lse: &mut Self::Buf,
         shape: AttentionShape,
     );
-    /// y[r, i] = silu(gate_up[r, i]) * gate_up[r, width + i]; gate_up is [rows, 2 * width]
-    fn swiglu(&self, gate_up: &Self::Buf, y: &mut Self::Buf, rows: usize, width: usize);
+    /// y[r, i] = f(gate_up[r, i]) * gate_up[r, width + i]; gate_up is [rows, 2 * width]
+    fn glu(&self, gate: Gate, gate_up: &Self::Buf, y: &mut Self::Buf, rows: usize, width: usize);
+    /// y[i] = gelu(x[i]) for the first `n` values
+    fn gelu(&self, x: &Self::Buf, y: &mut Self::Buf, n: usize);
     /// out[i] = x[rows[i]], [n, width]
     fn gather(&self, x: &Self::Buf, rows: &Self::Ids, out: &mut Self::Buf, n: usize, width: usize);
     /// Statistics of softmax(hidden table^T) per row, never the logits: see [`crate::head`] for the layout of
@@ -190,19 +198,20 @@ pub trait Train: Backend {
         n: usize,
         k: usize,
     );
-    /// dx += input gradient; the weight's gradient is added in `grads`
-    fn rms_norm_backward(
+    /// dx += input gradient; the gradients of weight and bias are added in `grads`. dy lies as y does, dx as x.
+    fn norm_backward(
         &self,
         dy: &Self::Buf,
         x: &Self::Buf,
         params: &Self::Buf,
         w: At,
+        b: Option<At>,
         dx: &mut Self::Buf,
         grads: &mut Self::Buf,
-        rows: usize,
-        width: usize,
-        eps: f32,
+        shape: NormShape,
     );
+    /// grads[b] += sum_r dy[r]
+    fn add_bias_backward(&self, dy: &Self::Buf, grads: &mut Self::Buf, b: At, rows: usize, width: usize);
     fn rope_backward(&self, dx: &mut Self::Buf, positions: &Self::Ids, shape: RopeShape);
     /// d_qkv is overwritten; queries, keys and values share `qkv`
     fn attention_backward(
@@ -216,21 +225,25 @@ pub trait Train: Backend {
         shape: AttentionShape,
     );
     /// d [rows, 2 width] is overwritten
-    fn swiglu_backward(
+    fn glu_backward(
         &self,
+        gate: Gate,
         dy: &Self::Buf,
         gate_up: &Self::Buf,
         d: &mut Self::Buf,
         rows: usize,
         width: usize,
     );
-    /// grads[table][ids[r]] += d[r]
+    /// d[i] = dy[i] gelu'(x[i]) for the first `n` values
+    fn gelu_backward(&self, dy: &Self::Buf, x: &Self::Buf, d: &mut Self::Buf, n: usize);
+    /// grads[table][ids[r]] += scale d[r]
     fn embed_backward(
         &self,
         ids: &Self::Ids,
         d: &Self::Buf,
         grads: &mut Self::Buf,
         table: At,
+        scale: f32,
         rows: usize,
         width: usize,
     );

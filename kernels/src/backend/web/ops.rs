@@ -7,7 +7,9 @@ use super::record::{Part, rule_words};
 use super::shader::{FLAT, HEAD_FLAT, HEAD_WIDE, Kernel, LARGE, SMALL, Tile};
 use crate::attention::rule::{MaskRule, Place};
 use crate::backend::{At, AttentionShape, Backend, HeadJob, RopeShape};
+use crate::glu::Gate;
 use crate::head::{MAX_TOP_K, STATS};
+use crate::norm::{NormKind, NormShape};
 use crate::rng::Stream;
 
 /// WebGPU's least guarantee of workgroups along one dimension.
@@ -62,11 +64,18 @@ impl Web {
         self.recorder.borrow_mut().dispatch(&self.device, kernel, parts, params, workgroups);
     }
 
-    fn rows_by_index(&self, op: &'static str, table: Part, ids: &WebIds, out: &WebBuf, rows: [usize; 3]) {
-        let [n, width, table_rows] = rows;
+    fn rows_by_index(
+        &self,
+        op: &'static str,
+        table: Part,
+        ids: &WebIds,
+        scale: f32,
+        out: &WebBuf,
+        [n, width, table_rows]: [usize; 3],
+    ) {
         if self.fits(op, &[("ids", ids.len, n), ("out", out.len, n * width)]) {
             let parts = [table, ids.raw.whole(), out.raw.whole()];
-            let params = [n as u32, width as u32, table_rows as u32];
+            let params = [n as u32, width as u32, table_rows as u32, scale.to_bits()];
             self.record(Kernel::Embed, &parts, &params, spread((n * width).div_ceil(256)));
         }
     }
@@ -181,29 +190,52 @@ impl Backend for Web {
         }
     }
 
-    fn embed(&self, ids: &WebIds, params: &WebBuf, table: At, out: &mut WebBuf, rows: usize, width: usize) {
+    fn embed(
+        &self,
+        ids: &WebIds,
+        params: &WebBuf,
+        table: At,
+        scale: f32,
+        out: &mut WebBuf,
+        rows: usize,
+        width: usize,
+    ) {
         let table_rows = table.len.checked_div(width).unwrap_or(0);
         if let Some(t) = self.tensor("embed", params, table, table_rows * width) {
-            self.rows_by_index("embed", t, ids, out, [rows, width, table_rows]);
+            self.rows_by_index("embed", t, ids, scale, out, [rows, width, table_rows]);
         }
     }
 
-    fn rms_norm(
+    fn norm(
         &self,
         x: &WebBuf,
         params: &WebBuf,
         w: At,
+        b: Option<At>,
         y: &mut WebBuf,
-        rows: usize,
-        width: usize,
-        eps: f32,
+        s: NormShape,
+        accumulate: bool,
     ) {
-        let n = rows * width;
-        let Some(w) = self.tensor("rms_norm", params, w, width) else { return };
-        if self.fits("rms_norm", &[("x", x.len, n), ("y", y.len, n)]) {
-            let parts = [x.raw.whole(), w, y.raw.whole()];
-            let params = [rows as u32, width as u32, eps.to_bits()];
-            self.record(Kernel::Norm, &parts, &params, spread(rows));
+        let Some(weight) = self.tensor("norm", params, w, s.width) else { return };
+        let Some(bias) = self.tensor("norm", params, b.unwrap_or(w), s.width) else { return };
+        let (need_x, need_y) = s.need();
+        if self.fits("norm", &[("x", x.len, need_x), ("y", y.len, need_y)]) {
+            let parts = [x.raw.whole(), weight, bias, y.raw.whole()];
+            let flags =
+                (s.kind == NormKind::Layer) as u32 | (b.is_some() as u32) << 1 | (accumulate as u32) << 2;
+            let mut params = [s.rows, s.groups, s.width].map(|x| x as u32).to_vec();
+            params.push(s.eps.to_bits());
+            params.extend([s.x_stride, s.x_col, s.y_stride, s.y_col].map(|x| x as u32));
+            params.push(flags);
+            self.record(Kernel::Norm, &parts, &params, spread(s.rows * s.groups));
+        }
+    }
+
+    fn add_bias(&self, y: &mut WebBuf, params: &WebBuf, b: At, rows: usize, width: usize) {
+        let Some(b) = self.tensor("add_bias", params, b, width) else { return };
+        if self.fits("add_bias", &[("y", y.len, rows * width)]) {
+            let params = [rows as u32, width as u32];
+            self.record(Kernel::Bias, &[b, y.raw.whole()], &params, spread((rows * width).div_ceil(256)));
         }
     }
 
@@ -303,17 +335,25 @@ impl Backend for Web {
         self.record(kernel, &parts, &params, groups);
     }
 
-    fn swiglu(&self, gate_up: &WebBuf, y: &mut WebBuf, rows: usize, width: usize) {
+    fn glu(&self, gate: Gate, gate_up: &WebBuf, y: &mut WebBuf, rows: usize, width: usize) {
         let n = rows * width;
-        if self.fits("swiglu", &[("gate_up", gate_up.len, 2 * n), ("y", y.len, n)]) {
+        if self.fits("glu", &[("gate_up", gate_up.len, 2 * n), ("y", y.len, n)]) {
             let parts = [gate_up.raw.whole(), y.raw.whole()];
-            self.record(Kernel::Glu, &parts, &[rows as u32, width as u32], spread(n.div_ceil(256)));
+            let params = [rows as u32, width as u32, (gate == Gate::Gelu) as u32];
+            self.record(Kernel::Glu, &parts, &params, spread(n.div_ceil(256)));
+        }
+    }
+
+    fn gelu(&self, x: &WebBuf, y: &mut WebBuf, n: usize) {
+        if self.fits("gelu", &[("x", x.len, n), ("y", y.len, n)]) {
+            let parts = [x.raw.whole(), y.raw.whole()];
+            self.record(Kernel::Gelu, &parts, &[n as u32], spread(n.div_ceil(256)));
         }
     }
 
     fn gather(&self, x: &WebBuf, rows: &WebIds, out: &mut WebBuf, n: usize, width: usize) {
         let x_rows = x.len.checked_div(width).unwrap_or(0);
-        self.rows_by_index("gather", x.raw.whole(), rows, out, [n, width, x_rows]);
+        self.rows_by_index("gather", x.raw.whole(), rows, 1.0, out, [n, width, x_rows]);
     }
 
     fn head(

@@ -6,8 +6,10 @@ pub(super) enum Kernel {
     Embed,
     CopyColumns,
     Norm,
+    Bias,
     Rope,
     Glu,
+    Gelu,
     Gemm {
         tile: Tile,
         vectors: bool,
@@ -46,6 +48,7 @@ pub(super) const LARGE: Tile = Tile { rows: 64, cols: 64, depth: 32 };
 pub(super) const HEAD_FLAT: Tile = Tile { rows: 8, cols: 64, depth: 16 };
 pub(super) const HEAD_WIDE: Tile = Tile { rows: 32, cols: 64, depth: 16 };
 
+const GELU: &str = include_str!("../../gelu/gelu.wgsl");
 const NUMERIC: &str = include_str!("numeric.wgsl");
 const PRODUCT: &str = include_str!("../../gemm/tile.wgsl");
 
@@ -53,8 +56,11 @@ impl Kernel {
     /// Whether each storage binding of group 0 is written.
     pub fn access(self) -> &'static [bool] {
         match self {
-            Kernel::Glu | Kernel::CopyColumns | Kernel::Merge { .. } => &[false, true],
-            Kernel::Embed | Kernel::Norm | Kernel::Rope | Kernel::Gemm { .. } => &[false, false, true],
+            Kernel::Glu | Kernel::Gelu | Kernel::Bias | Kernel::CopyColumns | Kernel::Merge { .. } => {
+                &[false, true]
+            }
+            Kernel::Norm => &[false, false, false, true],
+            Kernel::Embed | Kernel::Rope | Kernel::Gemm { .. } => &[false, false, true],
             Kernel::Head { .. } => &[false, false, false, false, true],
             Kernel::Attention { .. } => &[false, false, false, false, true, true],
         }
@@ -65,8 +71,10 @@ impl Kernel {
             Kernel::Embed => "embed",
             Kernel::CopyColumns => "copy_columns",
             Kernel::Norm => "norm",
+            Kernel::Bias => "bias",
             Kernel::Rope => "rope",
             Kernel::Glu => "glu",
+            Kernel::Gelu => "gelu",
             Kernel::Gemm { .. } => "gemm",
             Kernel::Attention { .. } => "attention",
             Kernel::Head { .. } => "head",
@@ -80,7 +88,9 @@ impl Kernel {
             Kernel::Embed => include_str!("../../embed/kernel.wgsl").into(),
             Kernel::CopyColumns => include_str!("copy_columns.wgsl").into(),
             Kernel::Norm => include_str!("../../norm/kernel.wgsl").into(),
-            Kernel::Glu => include_str!("../../glu/kernel.wgsl").into(),
+            Kernel::Bias => include_str!("../../bias/kernel.wgsl").into(),
+            Kernel::Glu => [GELU, include_str!("../../glu/kernel.wgsl")].concat(),
+            Kernel::Gelu => [GELU, include_str!("../../gelu/kernel.wgsl")].concat(),
             Kernel::Rope => [NUMERIC, include_str!("../../rope/kernel.wgsl")].concat(),
             Kernel::Gemm { tile, vectors } => {
                 [product(tile, vectors), include_str!("../../gemm/kernel.wgsl").into()].concat()

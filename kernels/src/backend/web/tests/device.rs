@@ -3,6 +3,8 @@
 use super::super::WebError;
 use super::web;
 use crate::backend::{At, Backend, HeadJob};
+use crate::glu::Gate;
+use crate::norm::{NormKind, NormShape};
 
 #[test]
 fn a_write_after_a_recorded_use_does_not_overtake_it() {
@@ -73,8 +75,16 @@ fn wrong_shapes_are_errors_once() {
     web.linear(&x, &x, At { offset: 0, len: 8 }, &mut y, 4, 4, 4, false);
     assert!(matches!(web.submit(), Err(WebError::Shape { op: "linear", .. })));
     assert_eq!(web.submit(), Ok(()));
-    web.rms_norm(&x, &x, At { offset: 3, len: 2 }, &mut y, 4, 2, 1e-5);
-    assert!(matches!(web.submit(), Err(WebError::Shape { op: "rms_norm", .. })));
+    web.norm(
+        &x,
+        &x,
+        At { offset: 3, len: 2 },
+        None,
+        &mut y,
+        NormShape::packed(NormKind::Rms, 4, 2, 1e-5),
+        false,
+    );
+    assert!(matches!(web.submit(), Err(WebError::Shape { op: "norm", .. })));
     let keys = web.u32s(&[0; 4]);
     let job = HeadJob { rows: 1, width: 2, vocab: 4, top_k: 17, temperature: 0.0, seed: 0, forbid: vec![] };
     web.head(&x, &x, At { offset: 0, len: 8 }, &keys, &mut y, &job);
@@ -103,7 +113,7 @@ fn a_lost_device_stays_lost_and_panics_nowhere() {
     for _ in 0..2 {
         assert!(pollster::block_on(web.read(&y, 0, 8)).is_err());
     }
-    web.swiglu(&x, &mut y, 1, 4);
+    web.glu(Gate::Silu, &x, &mut y, 1, 4);
     web.write(&mut y, 0, &[1.0]);
     let _more = web.buf(16);
     assert!(matches!(web.submit(), Err(WebError::Lost(_))));

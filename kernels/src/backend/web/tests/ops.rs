@@ -1,12 +1,14 @@
-//! Embed, norm, linear, rope, attention and SwiGLU against the f64 references.
+//! Embed, norm, bias, linear, rope, attention, gated units and GELU against the f64 references.
 //!
-//! Tolerances |a - b| <= abs + rel |ref|: copies exact; norm, rope and SwiGLU 2e-6, 5e-6; sums of k products
+//! Tolerances |a - b| <= abs + rel |ref|: copies exact; norm, rope and activations up to 4e-6, 5e-6; sums of k products
 //! 1e-6 sqrt k (operands of unit variance), 1e-5; attention 5e-6, 2e-5.
 
 use super::{close, normals, web};
 use crate::attention::rule::{Base, MaskRule, Place};
 use crate::backend::{At, AttentionShape, Backend, RopeShape};
-use crate::{attention, gemm, glu, norm, rope};
+use crate::glu::Gate;
+use crate::norm::{NormKind, NormShape};
+use crate::{attention, gelu, gemm, glu, norm, rope};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -32,8 +34,10 @@ fn embed_and_gather_copy_rows() {
         let want: Vec<f32> =
             ids.iter().flat_map(|id| &data[64 + *id as usize * width..][..width]).copied().collect();
         let mut out = web.buf(rows * width);
-        web.embed(&gpu_ids, &params, table, &mut out, rows, width);
+        web.embed(&gpu_ids, &params, table, 1.0, &mut out, rows, width);
         assert_eq!(web.all(&out), want);
+        web.embed(&gpu_ids, &params, table, 8.0, &mut out, rows, width);
+        assert_eq!(web.all(&out), want.iter().map(|x| 8.0 * x).collect::<Vec<_>>());
         let (x, mut out) = (web.f32s(&data[64..]), web.buf(rows * width));
         web.gather(&x, &gpu_ids, &mut out, rows, width);
         assert_eq!(web.all(&out), want);
@@ -41,16 +45,52 @@ fn embed_and_gather_copy_rows() {
 }
 
 #[test]
-fn rms_norm_matches() {
-    let Some(web) = web("rms_norm_matches") else { return };
-    check(24, (0..40usize, 1..300usize, any::<u64>()), |(rows, width, seed)| {
-        let x = normals(seed, rows * width, 3.0);
-        let w = normals(seed ^ 1, width, 1.0);
-        let mut want = vec![0.0; rows * width];
-        norm::reference::rms_norm(&x, &w, &mut want, width, 1e-5);
-        let (gx, gw, mut gy) = (web.f32s(&x), web.f32s(&w), web.buf(rows * width));
-        web.rms_norm(&gx, &gw, At { offset: 0, len: width }, &mut gy, rows, width, 1e-5);
-        close("rms_norm", &web.all(&gy), &want, 2e-6, 5e-6);
+fn norms_match() {
+    let Some(web) = web("norms_match") else { return };
+    let shapes = (0..40usize, 1..4usize, 1..200usize, 0..3usize, any::<[bool; 3]>(), any::<u64>());
+    check(40, shapes, |(rows, groups, width, pad, [layer, bias, accumulate], seed)| {
+        let s = NormShape {
+            kind: if layer { NormKind::Layer } else { NormKind::Rms },
+            rows,
+            groups,
+            width,
+            eps: 1e-3,
+            x_stride: groups * width + pad,
+            x_col: pad,
+            y_stride: groups * width + 2 * pad,
+            y_col: pad,
+        };
+        let x = normals(seed, rows * s.x_stride, 3.0);
+        let mut w = normals(seed ^ 1, width, 1.0);
+        w.resize(width.next_multiple_of(64), 0.0);
+        let at = |offset| At { offset, len: width };
+        let b = at(w.len());
+        w.extend(normals(seed ^ 2, width, 1.0));
+        let mut want = normals(seed ^ 3, rows * s.y_stride, 1.0);
+        let mut gy = web.f32s(&want);
+        norm::reference::norm(
+            &x,
+            &w[..width],
+            if bias { &w[b.offset..] } else { &[] },
+            &mut want,
+            s,
+            accumulate,
+        );
+        let (gx, gw) = (web.f32s(&x), web.f32s(&w));
+        web.norm(&gx, &gw, at(0), bias.then_some(b), &mut gy, s, accumulate);
+        close("norm", &web.all(&gy), &want, 4e-6, 5e-6);
+    });
+}
+
+#[test]
+fn biases_match() {
+    let Some(web) = web("biases_match") else { return };
+    check(12, (0..40usize, 1..300usize, any::<u64>()), |(rows, width, seed)| {
+        let (b, y) = (normals(seed, width, 1.0), normals(seed ^ 1, rows * width, 1.0));
+        let want: Vec<f32> = y.iter().enumerate().map(|(i, y)| y + b[i % width]).collect();
+        let (gb, mut gy) = (web.f32s(&b), web.f32s(&y));
+        web.add_bias(&mut gy, &gb, At { offset: 0, len: width }, rows, width);
+        assert_eq!(web.all(&gy), want);
     });
 }
 
@@ -80,17 +120,24 @@ fn linear_matches_on_ragged_shapes() {
 }
 
 #[test]
-fn swiglu_matches() {
-    let Some(web) = web("swiglu_matches") else { return };
+fn activations_match() {
+    let Some(web) = web("activations_match") else { return };
     check(16, (0..30usize, 1..300usize, any::<u64>()), |(rows, width, seed)| {
         let mut x = normals(seed, 2 * rows * width, 4.0);
         // far tails
         x.iter_mut().step_by(13).for_each(|v| *v *= 50.0);
-        let mut want = vec![0.0; rows * width];
-        glu::reference::swiglu(&x, &mut want, width);
-        let (gx, mut gy) = (web.f32s(&x), web.buf(rows * width));
-        web.swiglu(&gx, &mut gy, rows, width);
-        close("swiglu", &web.all(&gy), &want, 2e-6, 5e-6);
+        let gx = web.f32s(&x);
+        for gate in [Gate::Silu, Gate::Gelu] {
+            let mut want = vec![0.0; rows * width];
+            glu::reference::glu(gate, &x, &mut want, width);
+            let mut gy = web.buf(rows * width);
+            web.glu(gate, &gx, &mut gy, rows, width);
+            close("glu", &web.all(&gy), &want, 4e-6, 5e-6);
+        }
+        let want: Vec<f32> = x.iter().map(|x| gelu::reference::value(*x as f64) as f32).collect();
+        let mut gy = web.buf(x.len());
+        web.gelu(&gx, &mut gy, x.len());
+        close("gelu", &web.all(&gy), &want, 4e-6, 5e-6);
     });
 }
 
@@ -103,7 +150,8 @@ fn more_values_than_one_dimension_of_workgroups_holds() {
     assert!(web.all(&y).iter().all(|v| *v == 1.0));
     let (x, one) = (web.buf(70_000), web.f32s(&[1.0]));
     let mut y = web.f32s(&vec![1.0; 70_000]);
-    web.rms_norm(&x, &one, At { offset: 0, len: 1 }, &mut y, 70_000, 1, 1e-5);
+    let s = NormShape::packed(NormKind::Rms, 70_000, 1, 1e-5);
+    web.norm(&x, &one, At { offset: 0, len: 1 }, None, &mut y, s, false);
     assert!(web.all(&y).iter().all(|v| *v == 0.0));
 }
 

@@ -7,7 +7,8 @@ use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
 use wgpu::naga::{AddressSpace, proc::Layouter};
 
 fn variants() -> Vec<Kernel> {
-    let mut all = vec![Kernel::Embed, Kernel::CopyColumns, Kernel::Norm, Kernel::Rope, Kernel::Glu];
+    use Kernel::*;
+    let mut all = vec![Embed, CopyColumns, Norm, Bias, Rope, Glu, Gelu];
     for vectors in [false, true] {
         all.extend([FLAT, SMALL, LARGE].map(|tile| Kernel::Gemm { tile, vectors }));
         all.extend([1, 6, 32, 64, 80, 128, 256].map(|head_dim| Kernel::Attention { head_dim, vectors }));

@@ -1,0 +1,3 @@
+//! Measuring models against others.
+
+pub mod parity;
