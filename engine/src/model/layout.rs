@@ -56,6 +56,8 @@ pub struct Layout {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Named {
     pub name: String,
+    pub layer: usize,
+    pub part: Part,
     pub shape: Vec<usize>,
     pub at: At,
     /// a scale of a normalised row, which starts at one
@@ -107,7 +109,7 @@ impl Layout {
         let mut out = vec![];
         let mut add = |layer: usize, part: Part, shape: Vec<usize>, at: At| {
             let name = family::name(c.arch.family, layer, part);
-            out.push(Named { name, shape, at, norm: part.is_norm() });
+            out.push(Named { name, layer, part, shape, at, norm: part.is_norm() });
         };
         let (w, q, kv, m) = (c.width, c.heads * c.head_dim, c.kv_heads * c.head_dim, c.mlp);
         add(0, Part::Embed, vec![c.vocab, w], self.embed);

@@ -4,6 +4,8 @@ mod backward;
 pub mod checkpoint;
 pub mod family;
 pub mod generate;
+#[cfg(feature = "gguf")]
+pub mod gguf;
 pub mod layout;
 pub mod session;
 pub mod trunk;

@@ -8,7 +8,7 @@ pub mod reference;
 use crate::{par, simd, simd::exp};
 
 /// 2 sqrt(2 / pi)
-const TWICE: f32 = 1.595_769_1;
+const TWICE: f32 = 1.595_769;
 const CUBE: f32 = 0.044_715;
 /// Beyond this the sigmoid is 0 or 1 to the last bit, and the cube would overflow.
 const FAR: f32 = 12.0;

@@ -44,7 +44,7 @@ pub(super) fn read(f: &Fields) -> Result<ModelConfig, CheckpointError> {
         return Err(CheckpointError::Config(message));
     }
     let sliding = f.maybe("sliding_window").filter(|w| *w > 0);
-    let scale = f.number("query_pre_attn_scalar").unwrap_or(c.head_dim as f64);
+    let scale = f.number("query_pre_attn_scalar").filter(|s| *s != c.head_dim as f64);
     c.arch = Arch {
         family: Family::Gemma3,
         mlp: Mlp::GeGlu,
@@ -52,7 +52,7 @@ pub(super) fn read(f: &Fields) -> Result<ModelConfig, CheckpointError> {
         sandwich: true,
         tied: f.flag("tie_word_embeddings").unwrap_or(true),
         embed_scale: (c.width as f32).sqrt(),
-        attention_scale: Some(1.0 / (scale as f32).sqrt()),
+        attention_scale: scale.map(|s| 1.0 / (s as f32).sqrt()),
         sliding: sliding.map(|w| Sliding { window: w as u32, rope_theta: local, layers }),
         ..Arch::default()
     };
