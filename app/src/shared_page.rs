@@ -106,6 +106,7 @@ fn curves(r: &SharedResult) -> (Vec<Series>, Vec<Series>) {
             style: i + 1,
             look: Look::Marked,
             range: false,
+            restarts: vec![],
             points: Arc::new(
                 r.valid
                     .iter()
@@ -118,11 +119,21 @@ fn curves(r: &SharedResult) -> (Vec<Series>, Vec<Series>) {
             ),
         })
         .collect();
+    // the objective of another phase is another quantity
+    let ends = r.config.phase_steps().into_iter().scan(0, |sum, n| {
+        *sum += n;
+        Some(*sum)
+    });
+    let restarts: Vec<usize> = ends
+        .map(|done| r.train.partition_point(|p| p.0 <= done))
+        .filter(|i| *i > 0 && *i < r.train.len())
+        .collect();
     let loss = vec![Series {
         name: "loss".into(),
         style: 0,
         look: Look::Smoothed,
         range: false,
+        restarts,
         points: Arc::new(points),
     }];
     (loss, valid)

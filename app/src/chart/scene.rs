@@ -76,7 +76,7 @@ impl Scene {
             .iter()
             .map(|s| match s.look {
                 Look::Smoothed if settings.smoothing > 0.0 => {
-                    ema(s.points.iter().map(|p| p.y), settings.smoothing)
+                    ema(s.points.iter().map(|p| p.y), settings.smoothing, &s.restarts)
                 }
                 _ => s.points.iter().map(|p| p.y).collect(),
             })
@@ -316,8 +316,17 @@ fn mark(s: &Series, values: Vec<f64>, settings: &Settings, x: &Scale, y: &Scale)
     };
     let py = |v: f64| if !v.is_finite() || (y.log && v <= 0.0) { f64::NAN } else { y.map(v) };
     let line = |value: &dyn Fn(usize) -> f64| -> Vec<(f64, f64)> {
-        let all: Vec<_> =
-            range.clone().map(|i| (px(&p[i]), py(value(i)))).filter(|q| q.0.is_finite()).collect();
+        let mut all = Vec::with_capacity(range.len() + s.restarts.len());
+        for i in range.clone() {
+            let x = px(&p[i]);
+            if x.is_finite() {
+                if s.restarts.contains(&i) {
+                    // lifts the pen
+                    all.push((x, f64::NAN));
+                }
+                all.push((x, py(value(i))));
+            }
+        }
         decimate(&all)
     };
     let strong = line(&|i| values[i]);
@@ -389,7 +398,14 @@ mod tests {
     };
 
     fn series(look: Look, points: Vec<Point>) -> Series {
-        Series { name: "a <b>".into(), style: 1, look, range: false, points: Arc::new(points) }
+        Series {
+            name: "a <b>".into(),
+            style: 1,
+            look,
+            range: false,
+            restarts: vec![],
+            points: Arc::new(points),
+        }
     }
     fn ramp(n: usize) -> Vec<Point> {
         (0..n)

@@ -101,6 +101,8 @@ pub struct Series {
     pub look: Look,
     /// `low` and `high` are the extremes over several runs, not an error
     pub range: bool,
+    /// indices of points from which on the quantity is another one: smoothing and line begin anew
+    pub restarts: Vec<usize>,
     pub points: Arc<Vec<Point>>,
 }
 
@@ -147,12 +149,17 @@ impl Series {
 }
 
 /// Exponential moving average with the start corrected, so that the first value is the first value:
-/// m_n = sum_i s^(n-i) y_i / sum_i s^(n-i). Not-a-number passes through and does not poison what follows.
-pub fn ema(values: impl Iterator<Item = f64>, smoothing: f64) -> Vec<f64> {
+/// m_n = sum_i s^(n-i) y_i / sum_i s^(n-i), begun anew at each index of `restarts`. Not-a-number passes through and
+/// does not poison what follows.
+pub fn ema(values: impl Iterator<Item = f64>, smoothing: f64, restarts: &[usize]) -> Vec<f64> {
     let s = smoothing.clamp(0.0, 0.9999);
     let (mut sum, mut weight) = (0.0, 0.0);
     values
-        .map(|y| {
+        .enumerate()
+        .map(|(i, y)| {
+            if restarts.contains(&i) {
+                (sum, weight) = (0.0, 0.0);
+            }
             if !y.is_finite() {
                 return y;
             }
@@ -225,17 +232,19 @@ mod tests {
             style: 9,
             look: Look::Smoothed,
             range: false,
+            restarts: vec![],
             points: Arc::new(points),
         }
     }
 
     #[test]
     fn ema_starts_at_the_first_value_and_skips_gaps() {
-        assert_eq!(ema([4.0, 2.0].into_iter(), 0.0), [4.0, 2.0]);
-        let m = ema([4.0, f64::NAN, 2.0].into_iter(), 0.5);
+        assert_eq!(ema([4.0, 2.0].into_iter(), 0.0, &[]), [4.0, 2.0]);
+        let m = ema([4.0, f64::NAN, 2.0].into_iter(), 0.5, &[]);
         assert_eq!(m[0], 4.0);
         assert!(m[1].is_nan());
         assert!((m[2] - (4.0 * 0.5 + 2.0) / 1.5).abs() < 1e-12);
+        assert_eq!(ema([4.0, 4.0, 9.0].into_iter(), 0.9, &[2])[2], 9.0);
     }
 
     #[test]

@@ -134,6 +134,13 @@ impl Metrics {
             .collect()
     }
 
+    /// Indices in `train` of the first step of every phase but the first. A phase's record carries the steps done
+    /// when it began.
+    fn restarts(&self) -> Vec<usize> {
+        let first = |done: u64| self.train.partition_point(|r| r.step <= done);
+        self.phases.iter().map(|p| first(p.0)).filter(|i| *i > 0 && *i < self.train.len()).collect()
+    }
+
     /// The curve of a quantity of every step.
     pub fn curve(&self, quantity: Quantity, name: &str, style: usize) -> Series {
         let points = self
@@ -143,7 +150,12 @@ impl Metrics {
             .map(|(r, t)| Point::new(r.step as f64, r.tokens as f64, t, quantity.of(r)))
             .collect();
         let look = if quantity == Quantity::LearningRate { Look::Exact } else { Look::Smoothed };
-        Series { name: name.into(), style, look, range: false, points: Arc::new(points) }
+        // the objective of another phase is another quantity
+        let restarts = match quantity {
+            Quantity::Loss => self.restarts(),
+            _ => vec![],
+        };
+        Series { name: name.into(), style, look, range: false, restarts, points: Arc::new(points) }
     }
 
     /// One marked curve per estimator, in order of first use; `prefix` goes before the estimator's name.
@@ -177,6 +189,7 @@ impl Metrics {
                     style: style + i,
                     look: Look::Marked,
                     range: false,
+                    restarts: vec![],
                     points: Arc::new(points),
                 }
             })
@@ -236,6 +249,17 @@ mod tests {
         let losses: Vec<_> = m.train.iter().map(|r| (r.step, r.loss)).collect();
         assert_eq!(losses, [(1, 9.0), (2, 5.5), (3, 3.0)]);
         assert_eq!((m.seconds(), m.flops()), (6.0, 3e9));
+    }
+
+    #[test]
+    fn smoothing_begins_anew_with_a_phase() {
+        let mut m = Metrics::default();
+        (1..=6).for_each(|s| m.add(train(s, 1, 1.0)));
+        for (step, phase) in [(0, 0), (4, 1)] {
+            m.add(Metric::Phase { step, attempt: 1, time: 0.0, phase, objective: "ar".into() });
+        }
+        assert_eq!(m.curve(Quantity::Loss, "loss", 0).restarts, [4]);
+        assert!(m.curve(Quantity::GradNorm, "norm", 0).restarts.is_empty());
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub fn join(curves: &[Series], name: String, style: usize) -> Series {
         })
         .collect();
     let look = curves.first().map_or(Look::Smoothed, |c| c.look);
-    Series { name, style, look, range: true, points: Arc::new(points) }
+    Series { name, style, look, range: true, restarts: vec![], points: Arc::new(points) }
 }
 
 #[cfg(test)]
@@ -49,7 +49,14 @@ mod tests {
     fn curve(ys: &[f64]) -> Series {
         let points =
             ys.iter().enumerate().map(|(i, y)| Point::new(i as f64, i as f64, i as f64, *y)).collect();
-        Series { name: String::new(), style: 0, look: Look::Smoothed, range: false, points: Arc::new(points) }
+        Series {
+            name: String::new(),
+            style: 0,
+            look: Look::Smoothed,
+            range: false,
+            restarts: vec![],
+            points: Arc::new(points),
+        }
     }
 
     #[test]

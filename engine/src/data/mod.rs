@@ -13,13 +13,16 @@ pub mod cache;
 pub mod corpus;
 pub mod document;
 pub mod error;
+mod letters;
 #[cfg(feature = "train")]
 pub mod load;
+mod merges;
 pub mod pack;
 #[cfg(test)]
 mod shared;
 pub mod tasks;
 pub mod tokenizer;
+mod words;
 
 #[cfg(feature = "train")]
 pub use corpus::{AddOptions, Corpus, CorpusCard, Registry, Split};

@@ -1,8 +1,11 @@
 //! Byte-level BPE read from `tokenizer.json`, the same on the server and in the page.
 //!
-//! Contract: `decode(encode(text)) == text` (unless the file asks for a normaliser), and `encode` never returns a special id, so that nobody
-//! can type the mask or the end of a document. Loading proves the second part for each special token and refuses a
-//! tokenizer that breaks it; every encoding is checked again.
+//! Contract: `decode(encode(text)) == text` (unless the file asks for a normaliser), and `encode` never returns a
+//! special id, so that nobody can type the mask or the end of a document. Loading proves the second part for each
+//! special token and refuses a tokenizer that breaks it; every encoding is checked again.
+//!
+//! Files of our own kind are encoded by [`super::merges`]. What that refuses (other rules for words, normalisers) the
+//! server reads with the tokenizers library, which the page does without: it was a quarter of the page.
 
 use std::collections::HashMap;
 #[cfg(feature = "train")]
@@ -10,6 +13,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use super::merges::{Encoder, Seen, Vocabulary};
 use super::{DataError, byte_level};
 
 /// Names under which public tokenizers keep the three roles, ours first.
@@ -30,9 +34,18 @@ pub struct Specials {
     pub all: Vec<u32>,
 }
 
+/// What makes ids of text.
+enum Rule {
+    /// files of our own kind: in the page and on the server by the same code
+    Own(Encoder),
+    /// anything else: by the library, which the page is too small for
+    #[cfg(feature = "train")]
+    Library(Box<tokenizers::Tokenizer>),
+}
+
 /// A loaded vocabulary.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    rule: Rule,
     json: Vec<u8>,
     hash: String,
     specials: Specials,
@@ -70,14 +83,17 @@ impl Tokenizer {
                 token["special"] = true.into();
             }
         }
-        let mut inner: tokenizers::Tokenizer =
-            serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
-        inner.set_encode_special_tokens(true);
-        inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
-        inner.with_padding(None);
-
-        let vocab: HashMap<String, u32> = inner.get_vocab(true);
-        let added = inner.get_added_tokens_decoder();
+        let (rule, vocabulary) = match Encoder::read(&value) {
+            Ok((encoder, vocabulary)) => (Rule::Own(encoder), vocabulary),
+            #[cfg(feature = "train")]
+            Err(_) => {
+                let (inner, vocabulary) = library(value).map_err(bad)?;
+                (Rule::Library(Box::new(inner)), vocabulary)
+            }
+            #[cfg(not(feature = "train"))]
+            Err(why) => return Err(bad(format!("{why}, which works on a server but not in a page"))),
+        };
+        let Vocabulary { ids: vocab, added } = vocabulary;
         let size = vocab.values().max().map_or(0, |m| *m as usize + 1);
         if size > 1_000_000 {
             return Err(bad(format!("largest id {} is implausible", size - 1)));
@@ -99,13 +115,13 @@ impl Tokenizer {
             find(names).ok_or(DataError::MissingSpecial { role, tried: names.join(", ") })
         };
         let (eos, mask, pad) = (need("end-of-text", &EOS)?, need("mask", &MASK)?, find(&PAD));
-        let mut all: Vec<u32> = added.iter().filter(|(_, t)| t.special).map(|(id, _)| *id).collect();
+        let mut all: Vec<u32> = added.iter().filter(|(_, special)| **special).map(|(id, _)| *id).collect();
         all.extend([Some(eos), Some(mask), pad].into_iter().flatten());
         all.sort_unstable();
         all.dedup();
         let hash = hex::encode(Sha256::digest(json));
         let specials = Specials { eos, mask, pad, all };
-        let tokenizer = Tokenizer { inner, json: json.to_vec(), hash, specials, bytes };
+        let tokenizer = Tokenizer { rule, json: json.to_vec(), hash, specials, bytes };
         for id in &tokenizer.specials.all {
             let name = String::from_utf8_lossy(&tokenizer.bytes[*id as usize]).into_owned();
             tokenizer.encode(&name)?;
@@ -126,9 +142,7 @@ impl Tokenizer {
 
     /// Ids of a text; no special id is ever among them, and none is added at the ends.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        let encoding =
-            self.inner.encode_fast(text, false).map_err(|e| DataError::Tokenizer(e.to_string()))?;
-        self.checked(encoding.get_ids().to_vec())
+        self.encode_with(text, &mut Seen::new())
     }
 
     /// Ids of many texts, in their order, over all threads.
@@ -136,10 +150,31 @@ impl Tokenizer {
     /// Errors: as [`Tokenizer::encode`].
     #[cfg(feature = "train")]
     pub fn encode_all<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<u32>>, DataError> {
-        let texts = texts.iter().map(|t| t.as_ref()).collect();
-        let encodings =
-            self.inner.encode_batch_fast(texts, false).map_err(|e| DataError::Tokenizer(e.to_string()))?;
-        encodings.into_iter().map(|e| self.checked(e.get_ids().to_vec())).collect()
+        /// texts that share a memory of words
+        const TOGETHER: usize = 128;
+        let texts: Vec<&str> = texts.iter().map(|t| t.as_ref()).collect();
+        let chunks: Vec<&[&str]> = texts.chunks(TOGETHER).collect();
+        let encoded = hilda_kernels::par::map(chunks.len(), |i| {
+            let mut seen = Seen::new();
+            chunks[i].iter().map(|t| self.encode_with(t, &mut seen)).collect::<Result<Vec<_>, _>>()
+        });
+        Ok(encoded.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    }
+
+    fn encode_with<'t>(&self, text: &'t str, seen: &mut Seen<'t>) -> Result<Vec<u32>, DataError> {
+        match &self.rule {
+            Rule::Own(encoder) => {
+                let mut ids = Vec::new();
+                encoder.encode(text, seen, &mut ids);
+                self.checked(ids)
+            }
+            #[cfg(feature = "train")]
+            Rule::Library(inner) => {
+                let encoding =
+                    inner.encode_fast(text, false).map_err(|e| DataError::Tokenizer(e.to_string()))?;
+                self.checked(encoding.get_ids().to_vec())
+            }
+        }
     }
 
     fn checked(&self, ids: Vec<u32>) -> Result<Vec<u32>, DataError> {
@@ -205,6 +240,18 @@ impl Tokenizer {
     pub fn hash(&self) -> &str {
         &self.hash
     }
+}
+
+/// The library's reading of a file, with special names taken for text.
+#[cfg(feature = "train")]
+pub(super) fn library(file: serde_json::Value) -> Result<(tokenizers::Tokenizer, Vocabulary), String> {
+    let mut inner: tokenizers::Tokenizer = serde_json::from_value(file).map_err(|e| e.to_string())?;
+    inner.set_encode_special_tokens(true);
+    inner.with_truncation(None).map_err(|e| e.to_string())?;
+    inner.with_padding(None);
+    let added = inner.get_added_tokens_decoder().iter().map(|(id, t)| (*id, t.special)).collect();
+    let vocabulary = Vocabulary { ids: inner.get_vocab(true), added };
+    Ok((inner, vocabulary))
 }
 
 #[cfg(test)]

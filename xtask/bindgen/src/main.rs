@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 }
 
 fn options() -> Result<Options> {
-    let (mut wasm, mut public, mut dist, mut wasm_opt, mut budget) = (None, None, None, None, 1_100_000);
+    let (mut wasm, mut public, mut dist, mut wasm_opt, mut budget) = (None, None, None, None, 1_000_000);
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
         let value = args.next().with_context(|| format!("{flag} needs a value"))?;
