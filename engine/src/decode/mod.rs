@@ -9,6 +9,7 @@ mod decoder;
 mod drive;
 mod error;
 pub mod policy;
+mod rules;
 mod state;
 #[cfg(test)]
 mod tests;
