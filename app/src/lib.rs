@@ -7,6 +7,7 @@ mod api;
 mod chart;
 mod dashboard;
 mod dom;
+mod later;
 mod playground;
 mod shared_page;
 mod shell;

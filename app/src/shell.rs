@@ -6,6 +6,7 @@ use leptos_router::hooks::use_location;
 use leptos_router::path;
 
 use crate::dashboard::{Compare, Launch, Models, Run, Runs};
+use crate::later::Later;
 use crate::playground::{Playground, Session};
 use crate::shared_page::SharedPage;
 use crate::{dom, theme};
@@ -35,7 +36,7 @@ pub fn App() -> impl IntoView {
             <a class="skip" href="#main">"Skip to content"</a>
             <Header pill/>
             <main id="main" tabindex="-1">
-                <Routes fallback=NotFound>
+                <Later><Routes fallback=NotFound>
                     <Route path=path!("/") view=Playground/>
                     <Route path=path!("/runs") view=Runs/>
                     <Route path=path!("/runs/:id") view=Run/>
@@ -43,7 +44,7 @@ pub fn App() -> impl IntoView {
                     <Route path=path!("/compare") view=Compare/>
                     <Route path=path!("/models") view=Models/>
                     <Route path=path!("/r/:slug") view=SharedPage/>
-                </Routes>
+                </Routes></Later>
             </main>
         </Router>
     }

@@ -161,6 +161,44 @@ describe('watch', () => {
       await gpu.close();
     }
   });
+
+  test('a WebGPU device lost in mid-text goes on in WASM', LIMIT, async (t) => {
+    const gpu = await launch({ webgpu: true });
+    try {
+      const page = await visit(gpu, `${server.url}/?device=webgpu`);
+      const adapter = await page.evaluate(async () => Boolean(await navigator.gpu?.requestAdapter()));
+      if (!adapter) return t.skip('this Chromium has no WebGPU adapter, not even a software one');
+      // A software adapter takes its time.
+      await until('the first word', async () => (await playground.words(page)) > 0, 240_000);
+      assert.match(await playground.device(page), /WebGPU/);
+      // The second submission from now on finds its device gone.
+      await page.workers()[0].evaluate(() => {
+        const make = GPUDevice.prototype.createCommandEncoder;
+        let left = 2;
+        GPUDevice.prototype.createCommandEncoder = function (...settings) {
+          left -= 1;
+          if (left === 0) this.destroy();
+          return make.apply(this, settings);
+        };
+      });
+      const text = await playground.written(page);
+      assert.match(await playground.device(page), /WASM/);
+      const notice = page.locator('.notice');
+      assert.match(await notice.innerText(), /goes on in WebAssembly/);
+      assert.equal(await notice.evaluate((element) => element.classList.contains('bad')), false);
+      const { header, steps } = playground.record(await playground.share(page));
+      assert.equal(header.model.backend, 'webgpu, then wasm');
+      assert.ok(steps.length > 3);
+
+      // Unless a decision was close, the text is the one that WebAssembly alone writes.
+      const whole = await visit(browser, `${server.url}/?device=wasm`);
+      t.diagnostic(`the text of WASM alone: ${(await playground.written(whole)) === text ? 'equal' : 'another'}`);
+      assert.deepEqual(page.trouble, []);
+      await whole.context().close();
+    } finally {
+      await gpu.close();
+    }
+  });
 });
 
 describe('launch, follow and share', () => {
@@ -196,6 +234,18 @@ describe('launch, follow and share', () => {
     await ownRecipe(page, recipe('wrong', 60).replace('rows = 8\n[eval]', 'rows = 0\n[eval]'));
     await until('the field in words', async () => /batch\.rows/.test(await page.locator('main').innerText()));
     assert.ok(await page.getByRole('button', { name: 'Start the run' }).isDisabled(), 'it cannot be started');
+    await page.context().close();
+  });
+
+  test('a sample of the run is replayed', LIMIT, async (t) => {
+    if (!run) return t.skip('no run whose samples could be replayed');
+    const page = await visit(browser, `${server.url}/runs/${run}?tab=samples`);
+    await page.getByRole('button', { name: 'Replay', exact: true }).first().click();
+    await until('the end of the replay', async () => /step (\d+) of \1 ·/.test(await playground.counters(page)));
+    assert.ok((await playground.text(page)).trim().length > 0);
+    await page.getByRole('button', { name: 'Close the replay' }).click();
+    await until('the closed replay', async () => (await page.locator('.canvas').count()) === 0);
+    assert.deepEqual(page.trouble, []);
     await page.context().close();
   });
 

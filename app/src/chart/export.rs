@@ -12,20 +12,30 @@ const DENSITY: f64 = 2.0;
 
 /// The theme's colours as they are now.
 pub fn theme_colours() -> Colours {
-    let style = dom::document()
-        .document_element()
-        .and_then(|root| dom::window().get_computed_style(&root).ok().flatten());
+    // a property says "light-dark(...)"; what that comes to is known once something is set in it
+    let probe =
+        dom::document().create_element("span").ok().and_then(|e| e.dyn_into::<web_sys::HtmlElement>().ok());
+    if let (Some(probe), Some(body)) = (&probe, dom::document().body()) {
+        drop(body.append_child(probe));
+    }
     let read = |name: &str| {
-        style.as_ref().and_then(|s| s.get_property_value(name).ok()).unwrap_or_default().trim().to_string()
+        let probe = probe.as_ref()?;
+        probe.style().set_property("color", &format!("var({name})")).ok()?;
+        dom::window().get_computed_style(probe).ok()??.get_property_value("color").ok()
     };
-    Colours {
+    let read = |name: &str| read(name).unwrap_or_default();
+    let colours = Colours {
         paper: read("--panel"),
         ink: read("--ink"),
         muted: read("--mut"),
         line: read("--line-strong"),
         grid: read("--line"),
         series: (0..8).map(|i| read(&format!("--s{i}"))).collect(),
+    };
+    if let Some(probe) = probe {
+        probe.remove();
     }
+    colours
 }
 
 /// Draws `svg` (`width` x `height` CSS pixels) and offers it as a file.

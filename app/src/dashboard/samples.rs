@@ -3,6 +3,7 @@
 use hilda_engine::record::{Sample, SampleFile};
 use leptos::prelude::*;
 
+use super::replay::SampleReplay;
 use crate::api::{self, Problem};
 use crate::chart::format;
 
@@ -50,6 +51,7 @@ pub fn steps(tracks: &[SampleTrack]) -> Vec<u64> {
 #[component]
 pub fn Samples(id: String, steps: Signal<usize>) -> impl IntoView {
     let files = RwSignal::new(None::<Vec<SampleFile>>);
+    let run = StoredValue::new(id.clone());
     let problem = RwSignal::new(None::<Problem>);
     Effect::new(move |_| {
         steps.track();
@@ -70,15 +72,15 @@ pub fn Samples(id: String, steps: Signal<usize>) -> impl IntoView {
             if list.iter().all(|f| f.samples.is_empty()) {
                 view! { <p class="mut">"No samples yet. They are written with checkpoints, unless the recipe says sample.length = 0."</p> }.into_any()
             } else {
-                view! { <SampleTracks files=list/> }.into_any()
+                view! { <SampleTracks files=list run=run.get_value()/> }.into_any()
             }
         })}
     }
 }
 
-/// Cards with a slider through time.
+/// Cards with a slider through time. With the id of the run, samples whose decoding was recorded can be replayed.
 #[component]
-pub fn SampleTracks(files: Vec<SampleFile>) -> impl IntoView {
+pub fn SampleTracks(files: Vec<SampleFile>, #[prop(optional, into)] run: Option<String>) -> impl IntoView {
     let tracks = tracks(&files);
     let steps = steps(&tracks);
     let last = steps.len().saturating_sub(1);
@@ -106,16 +108,22 @@ pub fn SampleTracks(files: Vec<SampleFile>) -> impl IntoView {
                     </label>
                 </div>
             </Show>
-            {tracks.into_iter().map(|t| view! { <TrackCard track=t step=step.into() all/> }).collect_view()}
+            {tracks.into_iter().map(|t| view! { <TrackCard track=t step=step.into() all run=run.clone()/> }).collect_view()}
         </div>
     }
 }
 
 #[component]
-fn TrackCard(track: SampleTrack, step: Signal<u64>, all: RwSignal<bool>) -> impl IntoView {
+fn TrackCard(
+    track: SampleTrack,
+    step: Signal<u64>,
+    all: RwSignal<bool>,
+    run: Option<String>,
+) -> impl IntoView {
     let how = format!("{} · seed {}", track.policy, track.seed);
     let prompt = StoredValue::new(track.prompt.clone());
     let over_time = StoredValue::new(track.over_time);
+    let run = StoredValue::new(run);
     let shown = move || {
         over_time.with_value(|o| {
             if all.get() {
@@ -144,6 +152,7 @@ fn TrackCard(track: SampleTrack, step: Signal<u64>, all: RwSignal<bool>) -> impl
                         <div class="sample-text">
                             <p class="small mut num">{format!("step {} · {} forwards", format::count(at), format::count(s.forwards))}</p>
                             <p class="prose"><span class="given">{head}</span>{body}</p>
+                            {s.trajectory.zip(run.get_value()).map(|(trajectory, run)| view! { <SampleReplay trajectory run/> })}
                         </div>
                     }
                 }).collect_view().into_any()

@@ -9,9 +9,10 @@ use leptos::prelude::*;
 use wasm_bindgen::JsCast;
 use wasm_bindgen::prelude::*;
 
+use super::deal::Dealt;
 use super::layout::{Measure, Piece, Place, layout, line_starts};
 use super::player::{Overlay, Player};
-use super::tape::{Cell, Mark};
+use super::tape::{Cell, Frame, Mark};
 use crate::dom;
 
 /// Measures words in the canvas font; every word is measured once.
@@ -67,6 +68,58 @@ struct Places {
 }
 type FontHandle = StoredValue<Option<Font>, LocalStorage>;
 
+/// Everything that the looks of all positions follow from.
+struct Scene {
+    frame: Option<Arc<Frame>>,
+    places: Arc<Vec<Place>>,
+    at: usize,
+    selected: Option<u32>,
+    /// first position after the prompt
+    first: usize,
+    /// tokens in a block, where borders are drawn
+    block: Option<usize>,
+    /// what the words are tinted by
+    tint: Option<Overlay>,
+    lettering: u32,
+}
+
+/// How a position looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Look {
+    cell: Option<Cell>,
+    place: Place,
+    selected: bool,
+    /// where the tabulator key enters the text
+    entry: bool,
+    /// the first of its block
+    edge: bool,
+    /// an edit is loud while it is news; later the underline stays and the old word waits for a look
+    recent: bool,
+    /// strength of the tint, percent
+    level: Option<u8>,
+    /// changes with the text of the tokens
+    lettering: u32,
+}
+
+impl Scene {
+    fn look(&self, pos: usize) -> Look {
+        let cell = self.frame.as_ref().and_then(|f| f.cells.get(pos).copied());
+        let steps = self.frame.as_ref().map_or(0, |f| f.forwards).max(1);
+        let tint = cell.zip(self.tint).and_then(|(cell, overlay)| level(&cell, overlay, steps));
+        let selected = self.selected == Some(pos as u32);
+        Look {
+            cell,
+            place: self.places.get(pos).copied().unwrap_or_default(),
+            selected,
+            entry: selected || self.selected.is_none() && pos == self.first,
+            edge: self.block.is_some_and(|size| size > 0 && pos > 0 && pos % size == 0),
+            recent: cell.is_some_and(|c| c.mark == Mark::Edited && c.step as usize + NEWS > self.at),
+            level: tint.map(|l| (l * 100.0).round() as u8),
+            lettering: self.lettering,
+        }
+    }
+}
+
 #[component]
 pub fn Canvas(player: Player) -> impl IntoView {
     let node = NodeRef::<html::Div>::new();
@@ -95,6 +148,25 @@ pub fn Canvas(player: Player) -> impl IntoView {
         Places { places: Arc::new(places), lines, column }
     });
     let count = Memo::new(move |_| player.tape.with(|t| t.last().map_or(0, |f| f.cells.len())));
+    let lettering = Memo::new(move |before: Option<&u32>| {
+        player.pieces.track();
+        before.map_or(0, |n| n.wrapping_add(1))
+    });
+    let scene = move || {
+        let (first, size) = player.tape.with(|t| (t.prompt, t.block_size as usize));
+        Scene {
+            frame: player.frame.get(),
+            places: places.with(|p| p.places.clone()),
+            at: player.at.get(),
+            selected: player.selected.get(),
+            first,
+            block: player.blocks.get().then_some(size),
+            tint: player.tint.get().then(|| player.overlay.get()),
+            lettering: lettering.get(),
+        }
+    };
+    let looks = Dealt::new(count, scene, Scene::look);
+    follow_selection(node, player);
 
     view! {
         <div
@@ -108,8 +180,8 @@ pub fn Canvas(player: Player) -> impl IntoView {
                 node_ref=node
                 style:height=move || format!("calc({} * var(--line-height))", places.with(|p| p.lines).max(6))
             >
-                <For each=move || 0..count.get() key=|pos| *pos let:pos>
-                    <Token player places pos font/>
+                <For each=move || 0..looks.shown.get() key=|pos| *pos let:pos>
+                    <Token player look=looks.at(pos) pos font/>
                 </For>
             </div>
             <p class="visually-hidden">{move || plain_text(player)}</p>
@@ -136,13 +208,12 @@ pub fn plain_text(player: Player) -> String {
 }
 
 #[component]
-fn Token(player: Player, places: Memo<Places>, pos: usize, font: FontHandle) -> impl IntoView {
-    let cell = Memo::new(move |_| player.frame.with(|f| f.as_ref().and_then(|f| f.cells.get(pos).copied())));
-    let place = Memo::new(move |_| places.with(|p| p.places.get(pos).copied().unwrap_or_default()));
-    let selected = Memo::new(move |_| player.selected.get() == Some(pos as u32));
-    let word = move |id: u32| player.pieces.with(|pieces| Piece::of(pieces.get(id)).word.to_string());
+fn Token(player: Player, look: RwSignal<Look>, pos: usize, font: FontHandle) -> impl IntoView {
+    let cell = move || look.with(|l| l.cell);
+    let word =
+        move |id: u32| player.pieces.with_untracked(|pieces| Piece::of(pieces.get(id)).word.to_string());
     let shown = move || {
-        let cell = cell.get()?;
+        let cell = cell()?;
         match cell.mark {
             Mark::Filled => None,
             Mark::Remasked => cell.old.map(word),
@@ -152,58 +223,32 @@ fn Token(player: Player, places: Memo<Places>, pos: usize, font: FontHandle) -> 
     };
     // a word wider than its place is drawn narrower: nothing else moves
     let squeeze = move || {
-        let (text, place) = (shown()?, place.get().width);
+        let (text, place) = (shown()?, look.with(|l| l.place.width));
         let natural = font.with_value(|font| font.as_ref().map(|f| f.width(&text)))?;
         (natural > place + 1.0 && place > 0.0).then(|| format!("scaleX({:.3})", (place / natural).max(0.5)))
     };
-    let tint = move || {
-        let cell = cell.get()?;
-        let step = player.frame.with(|f| f.as_ref().map_or(0, |f| f.forwards)).max(1);
-        player.tint.get().then(|| level(&cell, player.overlay.get(), step)).flatten()
-    };
-    let focus = move || {
-        let first = player.tape.with(|t| t.prompt);
-        if player.selected.get().map_or(pos == first, |s| s as usize == pos) { "0" } else { "-1" }
-    };
-    // an edit is loud while it is news; later the underline stays and the old word waits for a look
-    let recent = move || {
-        let cell = cell.get();
-        cell.is_some_and(|c| c.mark == Mark::Edited && c.step as usize + NEWS > player.at.get())
-    };
-    let border = move || {
-        let size = player.tape.with(|t| t.block_size) as usize;
-        player.blocks.get() && size > 0 && pos % size == 0 && pos > 0
-    };
-    // the selection follows the keyboard into the text
-    let root = NodeRef::<html::Span>::new();
-    Effect::new(move |_| {
-        if let (true, Some(element)) = (selected.get(), root.get_untracked()) {
-            let inside = dom::document()
-                .active_element()
-                .is_some_and(|e| e.closest(".tokens").ok().flatten().is_some());
-            if inside {
-                // focusing an element that is gone does nothing
-                drop(element.focus());
-            }
+    let classes = move || {
+        let Look { cell, recent, selected, edge, .. } = look.get();
+        let mut classes = format!("tok {}", cell.map_or("", |c| class(c.mark)));
+        for (name, _) in [("recent", recent), ("sel", selected), ("edge", edge)].iter().filter(|c| c.1) {
+            classes.push(' ');
+            classes.push_str(name);
         }
-    });
+        classes
+    };
     view! {
         <span
-            node_ref=root
-            class=move || format!("tok {}", cell.get().map_or("", |c| class(c.mark)))
-            class:recent=recent
-            class:sel=selected
-            class:edge=border
+            class=classes
             style:transform=move || {
-                let Place { x, line, .. } = place.get();
+                let Place { x, line, .. } = look.with(|l| l.place);
                 format!("translate({x:.1}px, calc({line} * var(--line-height)))")
             }
-            style:width=move || format!("{:.1}px", place.get().width)
-            style:--level=move || tint().map(|l| format!("{:.0}%", l * 100.0)).unwrap_or_default()
+            style:width=move || format!("{:.1}px", look.with(|l| l.place.width))
+            style:--level=move || look.with(|l| l.level).map(|l| format!("{l}%")).unwrap_or_default()
             role="button"
-            tabindex=focus
-            aria-pressed=move || selected.get().to_string()
-            aria-label=move || cell.get().map(|c| label(player, pos, &c)).unwrap_or_default()
+            tabindex=move || if look.with(|l| l.entry) { "0" } else { "-1" }
+            aria-pressed=move || look.with(|l| l.selected).to_string()
+            aria-label=move || cell().map(|c| label(player, pos, &c)).unwrap_or_default()
             on:click=move |_| player.selected.update(|s| *s = if *s == Some(pos as u32) { None } else { Some(pos as u32) })
             on:keydown=move |event| {
                 if event.key() == "Enter" {
@@ -217,7 +262,7 @@ fn Token(player: Player, places: Memo<Places>, pos: usize, font: FontHandle) -> 
             }
         >
             {move || {
-                let cell = cell.get()?;
+                let cell = cell()?;
                 (cell.mark == Mark::Edited).then(|| cell.old.map(|old| view! { <s>{word(old)}</s> }))
             }}
             <span class="w" style:transform=move || squeeze().unwrap_or_default()>
@@ -242,7 +287,7 @@ fn class(mark: Mark) -> &'static str {
 
 /// What a screen reader says about a position.
 fn label(player: Player, pos: usize, cell: &Cell) -> String {
-    player.pieces.with(|pieces| {
+    player.pieces.with_untracked(|pieces| {
         let word = cell.token.map(|id| pieces.shown(id)).unwrap_or_default();
         match cell.mark {
             Mark::Masked => format!("position {pos}, masked"),
@@ -274,22 +319,35 @@ pub fn level(cell: &Cell, overlay: Overlay, steps: u32) -> Option<f64> {
     })
 }
 
-/// Keeps `width` at the column's width and `font` at its font.
+/// The keyboard's focus stays on the word that is chosen, if it is in the text.
+fn follow_selection(node: NodeRef<html::Div>, player: Player) {
+    Effect::new(move |_| {
+        let (Some(pos), Some(tokens)) = (player.selected.get(), node.get_untracked()) else { return };
+        let active = dom::document().active_element();
+        if active.is_some_and(|e| e.closest(".tokens").ok().flatten().is_some())
+            && let Ok(Some(token)) = tokens.query_selector(&format!(":scope > .tok:nth-of-type({})", pos + 1))
+        {
+            // focusing an element that is gone does nothing
+            drop(token.unchecked_into::<web_sys::HtmlElement>().focus());
+        }
+    });
+}
+
+/// Keeps `width` at the column's width and `font` at its font. The observer's first call comes with the first layout;
+/// asking before would force one in the middle of building the page.
 fn watch_width(node: NodeRef<html::Div>, width: RwSignal<f64>, font: FontHandle) {
     Effect::new(move |_| {
         let Some(element) = node.get() else { return };
         let element: web_sys::Element = (*element).clone().unchecked_into();
-        let measure = {
-            let element = element.clone();
-            move || {
-                font.set_value(Font::of(&element));
-                let column = f64::from(element.client_width());
-                if (column - width.get_untracked()).abs() >= 1.0 {
-                    width.set(column);
-                }
+        let measured = element.clone();
+        let measure = move || {
+            let column = f64::from(measured.client_width());
+            // the font changes with the width of the window, and not otherwise
+            if (column - width.get_untracked()).abs() >= 1.0 {
+                font.set_value(Font::of(&measured));
+                width.set(column);
             }
         };
-        measure();
         let closure = Closure::<dyn FnMut()>::new(measure);
         if let Ok(observer) = web_sys::ResizeObserver::new(closure.as_ref().unchecked_ref()) {
             observer.observe(&element);

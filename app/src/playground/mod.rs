@@ -1,6 +1,7 @@
 //! The playground: a text that denoises before the visitor's eyes.
 
 pub mod canvas;
+mod deal;
 pub mod inspector;
 pub mod layout;
 mod model_card;
@@ -22,6 +23,7 @@ pub use replay::Replay;
 pub use session::Session;
 
 use crate::dom;
+use crate::later::Later;
 use crate::shell::set_title;
 use crate::worker::{Backend, Source};
 use canvas::Canvas;
@@ -109,9 +111,8 @@ pub fn Playground() -> impl IntoView {
                 </Show>
                 <Notes session/>
                 <Canvas player/>
-                <Transport player rate/>
-                <Strip player/>
-                <Legend/>
+                <Later><Transport player rate/></Later>
+                <Later><Strip player/><Legend/></Later>
                 <p class="keys">
                     <span>"space plays · ← → step · ↑ ↓ choose a word · enter inspects it · Home, End"</span>
                     <button
@@ -129,9 +130,9 @@ pub fn Playground() -> impl IntoView {
                 </p>
             </section>
             <aside aria-label="Controls">
-                <Panel settings=session.settings model=session.model holes/>
-                <Inspector player/>
-                <ModelCard session/>
+                <Later><Panel settings=session.settings model=session.model holes/></Later>
+                <Later><Inspector player/></Later>
+                <Later><ModelCard session/></Later>
             </aside>
         </div>
     }

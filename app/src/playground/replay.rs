@@ -13,13 +13,21 @@ use super::tape::Tape;
 use super::transport::Transport;
 
 /// Canvas, transport, strip and (once a word is chosen) inspector for one trajectory. `pieces` holds the text of every
-/// token id that occurs.
+/// token id that occurs. Shows the end at first, or plays from the beginning.
 #[component]
-pub fn Replay(trajectory: Trajectory, pieces: HashMap<u32, String>) -> impl IntoView {
+pub fn Replay(
+    trajectory: Trajectory,
+    pieces: HashMap<u32, String>,
+    #[prop(optional)] play: bool,
+) -> impl IntoView {
     let player = Player::new(None);
     let eos = trajectory.header.config.eos_id;
     player.load(Tape::of(&trajectory), Pieces::new(pieces, eos));
-    player.at.set(player.tape.with_untracked(Tape::len));
+    if play {
+        player.playing.set(true);
+    } else {
+        player.at.set(player.tape.with_untracked(Tape::len));
+    }
     let device = trajectory.header.model.backend.clone();
     let rate =
         Signal::derive(

@@ -243,6 +243,14 @@ impl Session {
                 self.pill.0.set(String::new());
                 self.state.set(ModelState::Failed(message));
             }
+            Tell::Moved { device, note } => {
+                if let Some(info) = self.model.get_untracked() {
+                    let info = ModelInfo { device, device_note: Some(note.clone()), ..(*info).clone() };
+                    self.pill.0.set(pill(&info));
+                    self.state.set(ModelState::Ready(Arc::new(info)));
+                }
+                self.note.set(Some(Note { text: note, bad: false }));
+            }
             Tell::Begin { job, config } if job == current => {
                 if self.replayed.get_untracked() {
                     self.replayed.set(false);
@@ -282,12 +290,7 @@ impl Session {
     }
 
     fn ready(&self, info: ModelInfo) {
-        self.pill.0.set(format!(
-            "{} {} · in your browser · {}",
-            info.name,
-            millions(info.parameters),
-            info.device
-        ));
+        self.pill.0.set(pill(&info));
         self.settings.update(|s| {
             s.length = s.length.min(info.context);
             if !info.serving.edits && s.preset != Preset::Custom {
@@ -361,6 +364,11 @@ impl Session {
         };
         self.note.set(Some(note));
     }
+}
+
+/// What the navigation says about a model.
+fn pill(info: &ModelInfo) -> String {
+    format!("{} {} · in your browser · {}", info.name, millions(info.parameters), info.device)
 }
 
 fn pieces(info: &ModelInfo) -> Pieces {

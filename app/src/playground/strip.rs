@@ -3,6 +3,7 @@
 use leptos::prelude::*;
 
 use super::canvas::level;
+use super::deal::Dealt;
 use super::player::{Overlay, Player};
 use super::tape::Mark;
 
@@ -16,26 +17,44 @@ const OVERLAYS: [(Overlay, &str, &str); 3] = [
     (Overlay::Order, "Order", "step that wrote the token; full height = the last step"),
 ];
 
+/// What a position shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Bar {
+    /// percent; none where nothing is written
+    height: Option<u8>,
+    edited: bool,
+    selected: bool,
+}
+
 #[component]
 pub fn Strip(player: Player) -> impl IntoView {
     let count = Memo::new(move |_| player.tape.with(|t| t.last().map_or(0, |f| f.cells.len())));
-    let steps = Memo::new(move |_| player.steps() as u32);
+    let scene =
+        move || (player.frame.get(), player.overlay.get(), player.steps() as u32, player.selected.get());
+    let bars = Dealt::new(count, scene, |(frame, overlay, steps, selected), pos| {
+        let cell = frame.as_ref().and_then(|f| f.cells.get(pos).copied());
+        let height = cell.and_then(|c| level(&c, *overlay, *steps));
+        Bar {
+            height: height.map(|h| (6.0 + 94.0 * h).round() as u8),
+            edited: cell.is_some_and(|c| c.mark == Mark::Edited),
+            selected: *selected == Some(pos as u32),
+        }
+    });
     let caption = move || {
         let overlay = player.overlay.get();
         OVERLAYS.iter().find(|o| o.0 == overlay).map(|o| o.2).unwrap_or_default()
     };
     view! {
         <div class="strip" role="img" aria-label=move || format!("By position: {}", caption())>
-            <For each=move || 0..count.get() key=|pos| *pos let:pos>
+            <For each=move || 0..bars.shown.get() key=|pos| *pos let:pos>
                 {
-                    let cell = Memo::new(move |_| player.frame.with(|f| f.as_ref().and_then(|f| f.cells.get(pos).copied())));
-                    let height = move || cell.get().and_then(|c| level(&c, player.overlay.get(), steps.get()));
+                    let bar = bars.at(pos);
                     view! {
                         <i
-                            class:edited=move || cell.get().is_some_and(|c| c.mark == Mark::Edited)
-                            class:none=move || height().is_none()
-                            class:sel=move || player.selected.get() == Some(pos as u32)
-                            style:height=move || height().map(|h| format!("{:.0}%", 6.0 + 94.0 * h)).unwrap_or_default()
+                            class:edited=move || bar.with(|b| b.edited)
+                            class:none=move || bar.with(|b| b.height.is_none())
+                            class:sel=move || bar.with(|b| b.selected)
+                            style:height=move || bar.with(|b| b.height).map(|h| format!("{h}%")).unwrap_or_default()
                             on:click=move |_| player.selected.set(Some(pos as u32))
                         ></i>
                     }

@@ -23,6 +23,19 @@ pub enum DeviceError {
     NoWebGpu,
 }
 
+impl DeviceError {
+    /// Whether the device is at fault, and not what it was asked: another device can answer.
+    pub fn is_of_device(&self) -> bool {
+        match self {
+            #[cfg(feature = "web")]
+            DeviceError::Web(WebError::Shape { .. }) => false,
+            #[cfg(feature = "web")]
+            DeviceError::Web(_) => true,
+            DeviceError::Session(_) | DeviceError::NoWebGpu => false,
+        }
+    }
+}
+
 /// A session on whichever device was chosen.
 #[allow(clippy::large_enum_variant)] // a worker holds one
 pub enum Device {
@@ -54,14 +67,14 @@ impl Device {
                 Err(error) => note = Some(error.to_string()),
             }
         }
+        Ok(Opened { note, ..Device::wasm(model) })
+    }
+
+    /// WebAssembly on this thread, which is always there.
+    pub fn wasm(model: &LoadedModel) -> Opened {
         let weights = Arc::new(Weights::new(&Cpu, model));
-        let session = Session::new(&Cpu, weights, model.config.context);
-        Ok(Opened {
-            device: Device::Cpu(session),
-            name: "WASM SIMD, one thread".into(),
-            note,
-            backend: "wasm",
-        })
+        let device = Device::Cpu(Session::new(&Cpu, weights, model.config.context));
+        Opened { device, name: "WASM SIMD, one thread".into(), note: None, backend: "wasm" }
     }
 
     #[cfg(not(feature = "web"))]

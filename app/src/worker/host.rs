@@ -15,7 +15,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{DedicatedWorkerGlobalScope, MessageEvent};
 
-use super::device::Device;
+use super::device::{Device, DeviceError};
 use super::fetch::{FetchError, fetch};
 use super::prompt::holes;
 use super::{Ask, Backend, Change, ModelInfo, Request, Source, Tell, Timing};
@@ -32,6 +32,9 @@ struct Loaded {
     model: hilda_engine::config::ModelConfig,
     serving: model::Serving,
     provenance: Provenance,
+    /// where the weights can be had again, should the device lose them
+    source: Source,
+    files: Vec<web_sys::File>,
 }
 
 struct Job {
@@ -139,13 +142,8 @@ impl Host {
         // the old model's memory is given back before the new one takes its own
         self.job.take();
         self.loaded.take();
-        let (name, contents, cached) = match source {
-            Source::Url { base, name } => {
-                let (contents, cached) = download(&base).await?;
-                (name, contents, cached)
-            }
-            Source::Files { name } => (name, read_files(&files).await?, true),
-        };
+        let (contents, cached) = contents(&source, &files, tell).await?;
+        let (Source::Url { name, .. } | Source::Files { name }) = source.clone();
         let [config, tokenizer, weights] = &contents;
         tell(&Tell::Progress { what: "Reading the weights".into(), loaded: 0, total: None });
         pause().await;
@@ -184,7 +182,8 @@ impl Host {
             cached,
         };
         let (config, serving) = (model.config, model.serving);
-        let loaded = Loaded { device: opened.device, tokenizer, model: config, serving, provenance };
+        let device = opened.device;
+        let loaded = Loaded { device, tokenizer, model: config, serving, provenance, source, files };
         self.loaded.replace(Some(loaded));
         Ok(info)
     }
@@ -229,6 +228,14 @@ impl Host {
             let start = now();
             let stats = match loaded.device.answer(&request).await {
                 Ok(stats) => stats,
+                Err(error) if error.is_of_device() => match loaded.fall_back(error).await {
+                    Ok(provenance) => {
+                        job.decoder.forget_cache();
+                        job.decoder.set_provenance(provenance);
+                        continue;
+                    }
+                    Err(message) => break Err(message),
+                },
                 Err(error) => break Err(error.to_string()),
             };
             match job.decoder.apply(stats) {
@@ -263,6 +270,31 @@ impl Host {
     }
 }
 
+impl Loaded {
+    /// Goes on in WebAssembly after the device failed, and tells so. The weights were on the device; they come from the
+    /// browser's cache, or from the files that the visitor gave. Gives what the record of the text at work says.
+    ///
+    /// Errors: in words, when the same weights cannot be had again.
+    async fn fall_back(&mut self, error: DeviceError) -> Result<Provenance, String> {
+        let lost = |why: String| format!("{error}, and the model could not be read again: {why}");
+        let (contents, _) = contents(&self.source, &self.files, |_| ()).await.map_err(lost)?;
+        let [config, _, weights] = &contents;
+        if hex::encode(Sha256::digest(weights)) != self.provenance.model_hash {
+            return Err(lost("it has changed meanwhile".into()));
+        }
+        let text = std::str::from_utf8(config).map_err(|e| lost(e.to_string()))?;
+        let model = checkpoint::load(text, weights).map_err(|e| lost(e.to_string()))?;
+        let opened = Device::wasm(&model);
+        self.device = opened.device;
+        let both = format!("{}, then {}", self.provenance.backend, opened.backend);
+        self.provenance.backend = opened.backend.into();
+        let note =
+            format!("The graphics processor stopped answering; the text goes on in WebAssembly. ({error})");
+        tell(&Tell::Moved { device: opened.name, note });
+        Ok(Provenance { backend: both, ..self.provenance.clone() })
+    }
+}
+
 /// The decoder's input for a request.
 fn configure(loaded: &Loaded, request: &Request) -> Result<DecodeConfig, String> {
     let holes = holes(&request.prompt, &loaded.tokenizer).map_err(|e| e.to_string())?;
@@ -293,8 +325,20 @@ fn configure(loaded: &Loaded, request: &Request) -> Result<DecodeConfig, String>
     Ok(config)
 }
 
+/// The model's three files, and whether all were there already. `said` hears how it goes.
+async fn contents(
+    source: &Source,
+    files: &[web_sys::File],
+    said: impl Fn(&Tell),
+) -> Result<([Vec<u8>; 3], bool), String> {
+    match source {
+        Source::Url { base, .. } => download(base, said).await,
+        Source::Files { .. } => Ok((read_files(files, said).await?, true)),
+    }
+}
+
 /// The three files below `base`, and whether all were kept from an earlier visit.
-async fn download(base: &str) -> Result<([Vec<u8>; 3], bool), String> {
+async fn download(base: &str, said: impl Fn(&Tell)) -> Result<([Vec<u8>; 3], bool), String> {
     let mut contents: [Vec<u8>; 3] = Default::default();
     let mut cached = true;
     for (file, content) in FILES.iter().zip(&mut contents) {
@@ -304,7 +348,7 @@ async fn download(base: &str) -> Result<([Vec<u8>; 3], bool), String> {
             // ten times a second is enough for a bar
             if now() - last.get() > 100.0 || Some(loaded) == total {
                 last.set(now());
-                tell(&Tell::Progress { what: (*file).into(), loaded, total });
+                said(&Tell::Progress { what: (*file).into(), loaded, total });
             }
         };
         let fetched = fetch(&url, progress).await.map_err(|e| match e {
@@ -320,14 +364,14 @@ async fn download(base: &str) -> Result<([Vec<u8>; 3], bool), String> {
 }
 
 /// Dropped files by name.
-async fn read_files(files: &[web_sys::File]) -> Result<[Vec<u8>; 3], String> {
+async fn read_files(files: &[web_sys::File], said: impl Fn(&Tell)) -> Result<[Vec<u8>; 3], String> {
     let mut contents: [Vec<u8>; 3] = Default::default();
     for (name, content) in FILES.iter().zip(&mut contents) {
         let file = files.iter().find(|f| f.name() == *name);
         let file = file.ok_or_else(|| {
             format!("{name} is missing; a model is a folder with config.json, tokenizer.json and model.safetensors")
         })?;
-        tell(&Tell::Progress { what: (*name).into(), loaded: 0, total: Some(file.size() as u64) });
+        said(&Tell::Progress { what: (*name).into(), loaded: 0, total: Some(file.size() as u64) });
         let buffer =
             JsFuture::from(file.array_buffer()).await.map_err(|e| format!("{name}: {}", message(&e)))?;
         *content = js_sys::Uint8Array::new(&buffer).to_vec();

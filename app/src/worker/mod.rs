@@ -150,6 +150,11 @@ pub enum Tell {
         timing: Timing,
         trajectory: Box<Trajectory>,
     },
+    /// the device failed in the middle of a text and another one goes on with it; `note` says why
+    Moved {
+        device: String,
+        note: String,
+    },
     /// a job could not go on
     Failed {
         job: u32,

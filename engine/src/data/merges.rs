@@ -237,8 +237,9 @@ mod tests {
         );
         change(|f| f["model"]["ignore_merges"] = true.into());
         change(|f| {
+            let id = f["model"]["vocab"].as_object().unwrap().len();
             f["added_tokens"].as_array_mut().unwrap().push(
-                serde_json::json!({"id": 300, "content": "<|later|>", "single_word": false, "lstrip": false,
+                serde_json::json!({"id": id, "content": "<|later|>", "single_word": false, "lstrip": false,
                     "rstrip": false, "normalized": false, "special": true}),
             )
         });

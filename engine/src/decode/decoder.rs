@@ -187,6 +187,13 @@ impl Decoder {
         Ok(StepEvent { record, masked: self.state.masked_left(), stop: self.stop })
     }
 
+    /// Tells that the driver's cache is gone, as when it goes on with another device: the pending forward is planned
+    /// anew, and what it needs is computed again. Text and policy stay as they are.
+    pub fn forget_cache(&mut self) {
+        self.pending = None;
+        (self.cached, self.valid) = (0, 0);
+    }
+
     pub(super) fn pending(&self) -> bool {
         self.pending.is_some()
     }

@@ -191,3 +191,35 @@ fn early_stop() {
         assert_eq!(Decoder::new(c).unwrap_err(), DecodeError::NoEos);
     }
 }
+
+/// A driver that loses its cache in the middle, as when a graphics processor stops answering, writes the same text.
+#[test]
+fn a_lost_cache_is_computed_again() {
+    for attention in [Attention::Bidirectional, Attention::BlockCausal, Attention::Causal] {
+        for shift in [false, true] {
+            let mut c = block_causal(6, 23);
+            (c.attention, c.shift) = (attention, shift || attention == Attention::Causal);
+            c.policy = match attention {
+                Attention::Causal => policy(json!({"kind": "left_to_right"})),
+                _ => policy(json!({"kind": "threshold", "tau": 0.3})),
+            };
+            let (whole, _) = run(&c, 1.0);
+            let mut decoder = Decoder::new(c.clone()).unwrap();
+            let mut net = HashNet::new(&c, 1.0);
+            let mut answered = 0;
+            while let Some(request) = decoder.next() {
+                answered += 1;
+                if answered % 4 == 0 {
+                    decoder.forget_cache();
+                    net = HashNet::new(&c, 1.0);
+                    continue;
+                }
+                decoder.apply(net.forward(&request)).unwrap();
+            }
+            assert_eq!(decoder.state().ids(), whole.state().ids(), "{attention:?} {shift}");
+            let written = |d: &Decoder| actions(d).into_iter().filter(|a| !a.is_empty()).collect::<Vec<_>>();
+            assert_eq!(written(&decoder), written(&whole));
+            decoder.trajectory().replay().unwrap();
+        }
+    }
+}
