@@ -7,6 +7,8 @@ pub mod config;
 pub mod data;
 pub mod decode;
 pub mod diffusion;
+#[cfg(feature = "train")]
+pub mod files;
 pub mod model;
 pub mod record;
 #[cfg(feature = "train")]

@@ -16,6 +16,8 @@ pub mod error;
 #[cfg(feature = "train")]
 pub mod load;
 pub mod pack;
+#[cfg(feature = "train")]
+mod partial;
 #[cfg(test)]
 mod shared;
 pub mod tasks;
