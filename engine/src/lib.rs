@@ -8,6 +8,8 @@ pub mod data;
 pub mod decode;
 pub mod diffusion;
 pub mod eval;
+#[cfg(feature = "train")]
+pub mod files;
 pub mod model;
 pub mod record;
 #[cfg(feature = "train")]

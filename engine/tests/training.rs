@@ -6,8 +6,10 @@ use std::path::Path;
 use hilda_engine::config::{ModelSpec, RunConfig};
 use hilda_engine::data::Packed;
 use hilda_engine::data::Tokenizer;
-use hilda_engine::model::{Layout, checkpoint as model};
+use hilda_engine::model::{Layout, Trunk, checkpoint as model};
 use hilda_engine::record::{Metric, State};
+use hilda_engine::train::step::{Learner, plan_rows};
+use hilda_engine::train::trainer::model_config;
 use hilda_engine::train::{FolderError, Hooks, Input, Outcome, RunFolder, TrainError, checkpoint, train};
 use hilda_kernels::Cpu;
 
@@ -175,11 +177,50 @@ fn a_broken_loss_stops_and_keeps_the_checkpoint() {
     }
     std::fs::write(&file, state).unwrap();
     let e = go(dir.path(), &input, 100).unwrap_err();
-    assert!(matches!(e, TrainError::NotFinite { step: 3, checkpoint: 2, .. }), "{e}");
+    assert!(matches!(e, TrainError::NotFinite { step: 3, checkpoint: Some(2), .. }), "{e}");
     let status = RunFolder::status(dir.path()).unwrap().unwrap();
     assert_eq!(status.state, State::Failed);
     assert!(status.error.unwrap().contains("step 3"));
     assert_eq!(std::fs::read(folder.join("model.safetensors")).unwrap(), before);
+}
+
+/// One weight that is no number, wherever it is and even where no token of the batch meets it, must not pass as a
+/// gradient of zero: loss or gradient norm say so, and the step changes neither weights nor moments.
+#[test]
+fn one_bad_weight_never_passes_as_a_zero_gradient() {
+    let input = input();
+    let vocab = input.tokenizer.vocab();
+    let unseen = (0..vocab as u32).rev().find(|id| !input.train.rows.contains(id)).expect("an unused token");
+    for phase in ["objective = \"ar\"", "objective = \"mdlm\"", "objective = \"block\"\nblock_size = 4"] {
+        let config = recipe("", &format!("[[phase]]\n{phase}\ntokens = 512\nlr = {{ peak = 1e-3 }}"));
+        let trunk = Trunk::new(model_config(&config, &input).unwrap());
+        let (good, l) = (trunk.layout.init(&trunk.config, 1), &trunk.layout);
+        let seen = input.train.rows[0] as usize;
+        let width = trunk.config.width;
+        for at in [
+            l.embed.offset + seen * width,
+            l.embed.offset + unseen as usize * width + 3,
+            l.layers[0].qkv.offset,
+            l.layers[1].down.offset,
+            l.layers[1].norm2.offset,
+            l.norm.offset,
+        ] {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut params = good.clone();
+                params[at] = bad;
+                let mut learner = Learner::new(Cpu, trunk.clone(), &params, plan_rows(&config));
+                let report = learner.step(&config, &input.train, &config.phases[0], 1e-3, 0);
+                let finite = report.loss.is_finite() && report.grad_norm.is_finite();
+                assert!(!finite, "{phase}: weight {at} = {bad}: {report:?}");
+                assert!(
+                    learner.m.iter().all(|m| *m == 0.0) && learner.updates == 0,
+                    "{phase}: moments changed"
+                );
+                let same = learner.params.iter().zip(&params).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{phase}: weights changed");
+            }
+        }
+    }
 }
 
 #[test]

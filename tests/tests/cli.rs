@@ -54,10 +54,7 @@ fn bad_recipes_are_refused_by_field_before_any_work() {
         assert!(good.contains(from), "the recipe has no {from:?}");
         fs::write(folder.path().join("bad.toml"), good.replacen(from, to, 1)).unwrap();
         program::run(&hilda, folder.path(), &["train", "bad.toml", "--run", "bad"]).refused(2, words);
-        let metrics = fs::read_to_string(folder.path().join("bad/metrics.jsonl")).unwrap_or_default();
-        assert!(metrics.is_empty(), "{to:?} trained: {metrics}");
-        // What is only known with the tokenizer at hand may leave a run that never began.
-        let _ = fs::remove_dir_all(folder.path().join("bad"));
+        assert!(!folder.path().join("bad").exists(), "{to:?} left a run behind");
     };
     refused("rows = 8\n[eval]", "rowz = 8\n[eval]", &["rowz"]);
     refused("seed = 3", "sead = 3", &["sead"]);
@@ -71,6 +68,13 @@ fn bad_recipes_are_refused_by_field_before_any_work() {
     refused("train = \"train.txt\"", "train = \"nowhere.txt\"", &["nowhere.txt"]);
     refused("train = \"train.txt\"\nvalid = \"valid.txt\"", "corpus = \"nowhere\"", &["nowhere"]);
     refused("[model]", "[model", &["bad.toml"]);
+    refused("size = \"tiny\"", "from = \"nowhere\"", &["model.from", "nowhere"]);
+    fs::create_dir(folder.path().join("other")).unwrap();
+    refused("size = \"tiny\"", "from = \"other\"", &["other/config.json"]);
+    refused("[data]", "[data]\ntokenizer = \"train.txt\"", &["train.txt"]);
+    refused("length = 64", "length = 64\ndocuments = false", &["data.packing.restart_positions"]);
+    program::run(&hilda, folder.path(), &["train", "bad.toml"]).refused(2, &["restart_positions"]);
+    assert!(!folder.path().join("data/runs").exists(), "a refused recipe left a run behind");
 }
 
 #[test]
@@ -199,15 +203,29 @@ fn damaged_checkpoints_are_refused() {
         }
         fs::write(copy.join(file), bytes).unwrap();
         let args = ["sample", "--model", "copy", "--prompt", "Once"];
-        program::run(&hilda, folder.path(), &args).refused(2, words);
+        let ended = program::run(&hilda, folder.path(), &args);
+        ended.refused(2, words);
+        // the folder once, and the file
+        ended.refused(2, &[&format!("copy/{file}: ")]);
+        assert_eq!(ended.err.matches("copy").count(), 1, "{ended:#?}");
     };
     let weights = fs::read(checkpoint.join("model.safetensors")).unwrap();
-    damaged("model.safetensors", &weights[..weights.len() / 2], &["safetensors"]);
+    damaged("model.safetensors", &weights[..weights.len() / 2], &["does not read as safetensors"]);
     damaged("model.safetensors", &[], &["safetensors"]);
     // A header length that reaches far beyond the file.
-    damaged("model.safetensors", &[0xff; 64], &["safetensors"]);
-    damaged("config.json", b"{}", &["config.json"]);
-    damaged("tokenizer.json", b"not json", &["tokenizer.json"]);
+    damaged("model.safetensors", &[0xff; 64], &["does not read as safetensors"]);
+    damaged("config.json", b"{}", &["model_type"]);
+    damaged("tokenizer.json", b"not json", &["expected"]);
+    // Weights of another shape, named in the message.
+    let config = fs::read_to_string(checkpoint.join("config.json")).unwrap();
+    let wider = config.replace("\"intermediate_size\": 128", "\"intermediate_size\": 256");
+    fs::create_dir_all(folder.path().join("wide")).unwrap();
+    for name in ["model.safetensors", "tokenizer.json"] {
+        fs::copy(checkpoint.join(name), folder.path().join("wide").join(name)).unwrap();
+    }
+    fs::write(folder.path().join("wide/config.json"), wider).unwrap();
+    program::run(&hilda, folder.path(), &["sample", "--model", "wide", "--prompt", "Once"])
+        .refused(2, &["wide/model.safetensors: tensor ", "has shape"]);
     // A tokenizer of another size than the checkpoint's vocabulary.
     let smaller = material::recipe("tiny").replace("vocab = 320", "vocab = 300");
     fs::write(folder.path().join("other.toml"), smaller).unwrap();

@@ -250,6 +250,14 @@ impl RunConfig {
         {
             return bad("model.context", format!("{c} is shorter than data.packing.length = {length}"));
         }
+        // the shape, with the tokenizer's part filled in by a stand-in
+        let vocab = self.data.vocab.unwrap_or(4096).clamp(260, 65536);
+        ModelSpec { context: Some(self.model.context.unwrap_or(length)), ..self.model.clone() }.resolve(
+            vocab,
+            1,
+            0,
+            vec![],
+        )?;
         if self.data.corpus.is_none() && self.data.train.is_none() {
             return bad("data", "name a registered corpus or a train file".into());
         }
@@ -429,6 +437,9 @@ edit = { rate = 0.2 }
             ("[8, 0]", "[7]", "phase[1].block_size"),
             ("peak = 5e-4", "peak = -1", "phase[1].lr.peak"),
             ("name = \"t\"", "name = \"../t\"", "name"),
+            ("[data]", "[model]\nsize = \"huge\"\n[data]", "model.size"),
+            ("[data]", "[model]\nheads = 7\n[data]", "model.heads"),
+            ("[data]", "[model]\ncontext = 100000\n[data]", "model.context"),
             ("rate = 0.2", "rate = 2.0", "phase[1].edit"),
             ("train = \"a.txt\"", "train = \"a.txt\"\npacking = { documents = false }", "restart_positions"),
         ];

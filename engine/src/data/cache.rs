@@ -55,7 +55,8 @@ pub fn tokens<S: AsRef<str>>(
     };
     let tokens = stream(tokenizer, &documents()?)?;
     std::fs::create_dir_all(folder).map_err(DataError::io(folder))?;
-    write_beside(&path, &encode(&tokens, tokenizer, corpus))?;
+    let bytes = encode(&tokens, tokenizer, corpus);
+    crate::files::replace(&path, &bytes).map_err(DataError::io(&path))?;
     Ok((tokens, origin))
 }
 
@@ -69,31 +70,6 @@ pub fn stream<S: AsRef<str>>(tokenizer: &Tokenizer, documents: &[S]) -> Result<V
         }
     }
     Ok(stream)
-}
-
-/// A hidden name beside `path` that no other writer uses, in this process or another.
-pub fn partial(path: &Path) -> PathBuf {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    path.with_file_name(format!(".{name}.{process}-{count}.partial"))
-}
-
-/// Writes a file so that it is either absent, old or complete.
-pub fn write_beside(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
-    use std::io::Write;
-    let partial = partial(path);
-    let write = || {
-        let mut file = std::fs::File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)
-    };
-    write().map_err(|e| {
-        let _ = std::fs::remove_file(&partial);
-        DataError::io(path)(e)
-    })
 }
 
 fn encode(tokens: &[u32], tokenizer: &Tokenizer, corpus: &str) -> Vec<u8> {

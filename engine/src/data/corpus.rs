@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::document::{guess_format, read_documents, stream_documents};
+use super::partial::{Partial, Writing, clean};
 use super::{DataError, Format};
 
 /// What can be said when a corpus is added.
@@ -152,7 +153,7 @@ impl Registry {
             Some(f) => f.clone(),
             None => guess_format(path)?,
         };
-        std::fs::create_dir_all(&self.folder).map_err(DataError::io(&self.folder))?;
+        let _writing = self.writing()?;
         let partial = Partial::new(&self.folder, name)?;
         let mut train = SplitWriter::create(&partial.0.join("train.jsonl"))?;
         let mut valid = SplitWriter::create(&partial.0.join("valid.jsonl"))?;
@@ -198,6 +199,17 @@ impl Registry {
         write_card(&partial.0, &card)?;
         partial.publish(&target)?;
         Ok(Corpus { card, folder: target })
+    }
+
+    /// Announces that this process writes below the folder, so that nobody takes that for a leftover. First removes
+    /// what killed writers left.
+    pub(super) fn writing(&self) -> Result<Writing, DataError> {
+        Writing::begin(&self.folder)
+    }
+
+    /// Removes what killed writers left.
+    pub fn clean(&self) {
+        clean(&self.folder);
     }
 
     /// Every corpus by name, and beside them what is wrong with folders that are none.
@@ -269,44 +281,8 @@ impl Corpus {
 
 fn write_card(folder: &Path, card: &CorpusCard) -> Result<(), DataError> {
     let json = serde_json::to_vec_pretty(card).expect("plain data");
-    super::cache::write_beside(&folder.join("corpus.json"), &json)
-}
-
-/// A folder that disappears unless it is published.
-struct Partial(PathBuf);
-
-impl Partial {
-    fn new(folder: &Path, name: &str) -> Result<Self, DataError> {
-        let partial = super::cache::partial(&folder.join(name));
-        let _ = std::fs::remove_dir_all(&partial);
-        std::fs::create_dir(&partial).map_err(DataError::io(&partial))?;
-        Ok(Partial(partial))
-    }
-
-    /// Takes the name; a corpus that had it is moved aside first and put back if that fails.
-    fn publish(self, target: &Path) -> Result<(), DataError> {
-        let old = self.0.with_extension("old");
-        let replaced = target.exists();
-        if replaced {
-            std::fs::rename(target, &old).map_err(DataError::io(target))?;
-        }
-        if let Err(e) = std::fs::rename(&self.0, target) {
-            if replaced {
-                let _ = std::fs::rename(&old, target);
-            }
-            return Err(DataError::io(target)(e));
-        }
-        if replaced {
-            std::fs::remove_dir_all(&old).map_err(DataError::io(&old))?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+    let path = folder.join("corpus.json");
+    crate::files::replace(&path, &json).map_err(DataError::io(&path))
 }
 
 /// Writes JSON lines and counts; the first write error is kept for `finish`.
@@ -440,7 +416,8 @@ mod tests {
         assert!(matches!(registry.add("kept", &good, &AddOptions::default()), Err(DataError::Exists(_))));
         let share = AddOptions { valid_share: Some(f64::NAN), ..replace };
         assert!(matches!(registry.add("kept", &good, &share), Err(DataError::Share(_))));
-        let entries = std::fs::read_dir(folder.path().join("corpora")).unwrap().count();
+        let entries = std::fs::read_dir(folder.path().join("corpora")).unwrap().flatten();
+        let entries = entries.filter(|e| e.file_name() != ".lock").count();
         assert_eq!((entries, registry.get("kept").unwrap().documents(Split::Train).unwrap().len()), (1, 1));
     }
 

@@ -18,6 +18,8 @@ mod letters;
 pub mod load;
 mod merges;
 pub mod pack;
+#[cfg(feature = "train")]
+mod partial;
 #[cfg(test)]
 mod shared;
 pub mod tasks;

@@ -135,8 +135,11 @@ impl Tokenizer {
         let path = path.as_ref();
         let json = std::fs::read(path).map_err(DataError::io(path))?;
         Self::from_bytes(&json).map_err(|e| match e {
-            DataError::Tokenizer(m) => DataError::Tokenizer(format!("{}: {m}", path.display())),
-            e => e,
+            DataError::Tokenizer(m) => {
+                let m = m.strip_prefix("tokenizer.json: ").unwrap_or(&m);
+                DataError::Tokenizer(format!("{}: {m}", path.display()))
+            }
+            e => DataError::Tokenizer(format!("{}: {e}", path.display())),
         })
     }
 

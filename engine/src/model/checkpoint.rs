@@ -18,7 +18,10 @@ use crate::decode::Attention;
 pub enum CheckpointError {
     #[error("config.json: {0}")]
     Config(String),
-    #[error("safetensors: {0}")]
+    /// one of the below, in this file of the checkpoint
+    #[error("{file}: {source}")]
+    In { file: &'static str, source: Box<CheckpointError> },
+    #[error("{0}")]
     Format(String),
     #[error("tensor {name} is missing")]
     Missing { name: String },
@@ -28,11 +31,17 @@ pub enum CheckpointError {
     Dtype { name: String, got: String },
     #[error("tensor {name} holds a value that is not finite")]
     NotFinite { name: String },
-    #[error("tokenizer has {tokenizer} tokens, the model {model}")]
-    Vocabulary { tokenizer: usize, model: usize },
-    #[error("{path}: {source}")]
-    Io { path: String, source: std::io::Error },
 }
+
+impl CheckpointError {
+    /// The error with the name of the file it is about.
+    pub fn of(self, file: &'static str) -> Self {
+        CheckpointError::In { file, source: Box::new(self) }
+    }
+}
+
+/// The file of weights.
+pub const MODEL: &str = "model.safetensors";
 
 /// How the model wants to be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,17 +145,32 @@ pub fn load(config: &str, tensors: &[u8]) -> Result<LoadedModel, CheckpointError
         return Ok(LoadedModel { params: dit.fold(0.0)?, config, serving });
     }
     let layout = Layout::new(&config);
-    let st = SafeTensors::deserialize(tensors).map_err(|e| CheckpointError::Format(e.to_string()))?;
-    let mut params = vec![0f32; layout.total];
     let offset = family::norm_offset(config.arch.family);
-    for t in layout.named(&config) {
-        let out = &mut params[t.at.offset..t.at.offset + t.at.len];
-        read_tensor(&st, &t.name, &t.shape, out)?;
-        if t.norm && offset != 0.0 {
-            out.iter_mut().for_each(|w| *w += offset);
+    let read = || {
+        let st = self::tensors(tensors)?;
+        // a configuration may ask for more than the memory holds; a weight takes at least a byte of the file
+        if tensors.len() < layout.total {
+            let (has, wants) = (tensors.len(), layout.total);
+            return Err(CheckpointError::Format(format!("{has} bytes cannot hold {wants} parameters")));
         }
-    }
+        let mut params = vec![0f32; layout.total];
+        for t in layout.named(&config) {
+            let out = &mut params[t.at.offset..t.at.offset + t.at.len];
+            read_tensor(&st, &t.name, &t.shape, out)?;
+            if t.norm && offset != 0.0 {
+                out.iter_mut().for_each(|w| *w += offset);
+            }
+        }
+        Ok(params)
+    };
+    let params = read().map_err(|e: CheckpointError| e.of(MODEL))?;
     Ok(LoadedModel { config, serving, params })
+}
+
+/// A safetensors file, its header checked.
+pub fn tensors(bytes: &[u8]) -> Result<SafeTensors<'_>, CheckpointError> {
+    SafeTensors::deserialize(bytes)
+        .map_err(|e| CheckpointError::Format(format!("does not read as safetensors: {e}")))
 }
 
 /// One tensor into `out`, converting to f32.
@@ -298,14 +322,17 @@ mod tests {
         let mut huge = good.clone();
         huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
         assert!(load(&json, &huge).is_err());
-        assert!(matches!(
-            load(&json.replace("\"vocab_size\": 50", "\"vocab_size\": 51"), &good),
-            Err(CheckpointError::Shape { .. })
-        ));
+        let e =
+            load(&json.replace("\"vocab_size\": 50", "\"vocab_size\": 51"), &good).unwrap_err().to_string();
+        assert!(e.starts_with("model.safetensors: tensor model.embed_tokens.weight has shape"), "{e}");
+        let e =
+            load(&json.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 200"), &good).unwrap_err();
+        assert!(e.to_string().contains("cannot hold"), "{e}");
         assert!(load("{}", &good).is_err() && load("[", &good).is_err());
         let mut nan = params.clone();
         nan[5] = f32::NAN;
         let bytes = save(&c, &nan, Format::F32).unwrap();
-        assert!(matches!(load(&json, &bytes), Err(CheckpointError::NotFinite { .. })));
+        let e = load(&json, &bytes).unwrap_err().to_string();
+        assert!(e.starts_with("model.safetensors: ") && e.ends_with("not finite"), "{e}");
     }
 }

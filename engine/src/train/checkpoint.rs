@@ -8,12 +8,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hilda_kernels::Train;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 
 use super::folder::{FolderError, io};
 use super::step::Learner;
 use crate::model::Serving;
 use crate::model::checkpoint::{self as model, CheckpointError, Format};
+
+use crate::model::checkpoint::MODEL;
+
+const TRAINER: &str = "trainer.safetensors";
 
 /// Counters of a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -33,7 +37,8 @@ pub struct Counters {
 pub enum SaveError {
     #[error(transparent)]
     Folder(#[from] FolderError),
-    #[error("{path}: {source}")]
+    /// the source names the file in the folder
+    #[error("{}/{source}", path.display())]
     Checkpoint { path: PathBuf, source: CheckpointError },
 }
 
@@ -68,7 +73,10 @@ pub fn save<B: Train>(
     let b = &learner.backend;
     let to = folder(run, counters.step);
     let beside = run.join("ckpt").join(format!(".step-{}.new", counters.step));
-    let failed = |source| SaveError::Checkpoint { path: to.clone(), source };
+    let failed = |file| {
+        let to = to.clone();
+        move |e: CheckpointError| SaveError::Checkpoint { path: to, source: e.of(file) }
+    };
     let _ = fs::remove_dir_all(&beside);
     io(&beside, fs::create_dir_all(&beside))?;
     let evaluated = b.read(learner.evaluated());
@@ -79,11 +87,11 @@ pub fn save<B: Train>(
         flat("v", &b.read(&learner.v)),
         ("counters".into(), Dtype::U8, vec![counters_json.len()], counters_json),
     ])
-    .map_err(failed)?;
+    .map_err(failed(TRAINER))?;
     let files: [(&str, Vec<u8>); 5] = [
         ("config.json", model::config_json(c, serving).into_bytes()),
-        ("model.safetensors", model::save(c, &evaluated, Format::F32).map_err(failed)?),
-        ("trainer.safetensors", state),
+        (MODEL, model::save(c, &evaluated, Format::F32).map_err(failed(MODEL))?),
+        (TRAINER, state),
         ("tokenizer.json", tokenizer.to_vec()),
         ("README.md", card.as_bytes().to_vec()),
     ];
@@ -95,7 +103,8 @@ pub fn save<B: Train>(
             f.sync_all()?;
         }
         let _ = fs::remove_dir_all(&to);
-        fs::rename(&beside, &to)
+        fs::rename(&beside, &to)?;
+        crate::files::sync_folder(&to)
     };
     io(
         &to,
@@ -113,14 +122,15 @@ pub fn save<B: Train>(
 
 /// Restores weights, moments, average and counters.
 pub fn resume<B: Train>(dir: &Path, learner: &mut Learner<B>) -> Result<Counters, SaveError> {
-    let failed = |source| SaveError::Checkpoint { path: dir.into(), source };
-    let path = dir.join("trainer.safetensors");
+    let failed =
+        |source: CheckpointError| SaveError::Checkpoint { path: dir.into(), source: source.of(TRAINER) };
+    let path = dir.join(TRAINER);
     let bytes = io(&path, fs::read(&path))?;
-    let st = SafeTensors::deserialize(&bytes).map_err(|e| failed(CheckpointError::Format(e.to_string())))?;
+    let st = model::tensors(&bytes).map_err(failed)?;
     let view =
         st.tensor("counters").map_err(|_| failed(CheckpointError::Missing { name: "counters".into() }))?;
     let counters: Counters = serde_json::from_slice(view.data())
-        .map_err(|e| failed(CheckpointError::Format(format!("counters: {e}"))))?;
+        .map_err(|e| failed(CheckpointError::Format(format!("counters do not read: {e}"))))?;
     let n = learner.trunk.layout.total;
     let mut values = vec![0f32; n];
     for (name, which) in [("params", 0), ("m", 1), ("v", 2)] {
@@ -144,7 +154,7 @@ pub fn resume<B: Train>(dir: &Path, learner: &mut Learner<B>) -> Result<Counters
 
 /// Reads `config.json` and `model.safetensors` of a checkpoint or model folder.
 pub fn read_model(dir: &Path) -> Result<model::LoadedModel, SaveError> {
-    let (c, m) = (dir.join("config.json"), dir.join("model.safetensors"));
+    let (c, m) = (dir.join("config.json"), dir.join(MODEL));
     let text = io(&c, fs::read_to_string(&c))?;
     let file = io(&m, fs::File::open(&m))?;
     // SAFETY: checkpoints are renamed into place and never rewritten.

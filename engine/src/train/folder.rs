@@ -8,6 +8,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::config::{ConfigError, RunConfig};
+use crate::files;
 use crate::record::{Metric, Status};
 
 /// A run folder that cannot be used.
@@ -36,23 +37,6 @@ pub(crate) fn io<T>(path: &Path, r: std::io::Result<T>) -> Result<T, FolderError
     r.map_err(|source| FolderError::Io { path: path.into(), source })
 }
 
-/// Writes `bytes` beside `path`, syncs, renames.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
-    let beside = path.with_extension("new");
-    let write = || -> std::io::Result<()> {
-        let mut f = File::create(&beside)?;
-        f.write_all(bytes)?;
-        f.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    io(
-        path,
-        write().inspect_err(|_| {
-            let _ = fs::remove_file(&beside);
-        }),
-    )
-}
-
 impl RunFolder {
     /// Makes a new folder (or accepts one that holds no run) with this recipe.
     pub fn create(path: &Path, config: &RunConfig) -> Result<(), FolderError> {
@@ -65,7 +49,7 @@ impl RunFolder {
                 message: "a run is here already; resume it with --run alone".into(),
             });
         }
-        replace(&recipe, config.to_toml().as_bytes())
+        io(&recipe, files::replace(&recipe, config.to_toml().as_bytes()))
     }
 
     /// The recipe of a run.
@@ -97,6 +81,7 @@ impl RunFolder {
         io(&lock_path, lock.set_len(0).and_then(|()| writeln!(&lock, "{}", std::process::id())))?;
         io(path, fs::create_dir_all(path.join("ckpt")))?;
         io(path, fs::create_dir_all(path.join("samples")))?;
+        [path.to_path_buf(), path.join("samples")].iter().for_each(|p| files::sweep(p));
         let open = |name: &str| {
             let p = path.join(name);
             io(&p, OpenOptions::new().create(true).read(true).append(true).open(&p))
@@ -107,7 +92,8 @@ impl RunFolder {
     }
 
     pub fn write_status(&self, status: &Status) -> Result<(), FolderError> {
-        replace(&self.path.join("status.json"), &serde_json::to_vec_pretty(status).expect("plain data"))
+        let path = self.path.join("status.json");
+        io(&path, files::replace(&path, &serde_json::to_vec_pretty(status).expect("plain data")))
     }
 
     /// Appends one line, in one write.

@@ -11,4 +11,4 @@ pub mod trainer;
 pub use folder::{FolderError, RunFolder};
 pub use input::Input;
 pub use step::Learner;
-pub use trainer::{Hooks, Outcome, TrainError, train};
+pub use trainer::{Hooks, Outcome, TrainError, check, train};

@@ -12,6 +12,7 @@ use super::step::{Learner, plan_rows};
 use crate::config::{ConfigError, EmaPolicy, ModelConfig, Objective, OptimiserPolicy, RunConfig};
 use crate::decode::Attention;
 use crate::diffusion::likelihood::{self, Estimator, Evaluation};
+use crate::files;
 use crate::model::{Serving, Trunk};
 use crate::record::{Estimate, Metric, SampleFile, State, Status};
 
@@ -45,12 +46,17 @@ pub enum TrainError {
     Save(#[from] SaveError),
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("loss became {loss} at step {step}; the checkpoint of step {checkpoint} is intact")]
-    NotFinite { step: u64, loss: f64, checkpoint: u64 },
+    #[error("{what} became {value} at step {step}; {}", kept(*checkpoint))]
+    NotFinite { what: &'static str, value: f64, step: u64, checkpoint: Option<u64> },
     #[error("model.from: {message}")]
     From { message: String },
     #[error("sampling: {0}")]
     Sample(#[from] crate::model::generate::GenerateError),
+}
+
+fn kept(checkpoint: Option<u64>) -> String {
+    checkpoint
+        .map_or("there is no checkpoint yet".into(), |c| format!("the checkpoint of step {c} is intact"))
 }
 
 /// The model's shape under this recipe and tokenizer.
@@ -146,19 +152,32 @@ pub fn train<B: Train + Clone>(
         Err(e) => {
             status.state = State::Failed;
             status.error = Some(e.to_string());
-            folder.log(&format!("failed: {e}"))?;
         }
     }
     status.updated = (hooks.now)();
     status.eta = None;
-    folder.write_status(&status)?;
+    match &result {
+        Ok(_) => folder.write_status(&status)?,
+        // on a full disk neither may succeed; what is reported is why the run failed
+        Err(e) => drop((folder.log(&format!("failed: {e}")), folder.write_status(&status))),
+    }
     (hooks.progress)(&status);
     result
 }
 
+/// Whatever would keep [`train`] from its first step, before a run folder exists.
+pub fn check(config: &RunConfig, input: &Input) -> Result<(), TrainError> {
+    let trunk = Trunk::new(model_config(config, input)?);
+    match config.model.from {
+        Some(_) => initial(config, &trunk, input).map(|_| ()),
+        None => Ok(()),
+    }
+}
+
 fn initial(config: &RunConfig, trunk: &Trunk, input: &Input) -> Result<Vec<f32>, TrainError> {
     let Some(from) = &config.model.from else { return Ok(trunk.layout.init(&trunk.config, config.seed)) };
-    let loaded = checkpoint::read_model(Path::new(from))?;
+    let unread = |e: SaveError| TrainError::From { message: e.to_string() };
+    let loaded = checkpoint::read_model(Path::new(from)).map_err(unread)?;
     let same = |a: &ModelConfig, b: &ModelConfig| {
         (a.vocab, a.width, a.layers, a.heads, a.kv_heads, a.mlp)
             == (b.vocab, b.width, b.layers, b.heads, b.kv_heads, b.mlp)
@@ -204,9 +223,11 @@ fn run_loop<B: Train + Clone>(
         let report = learner.step(config, &input.train, phase, lr, counters.step);
         let time = (hooks.now)();
         let seconds = (time - began).max(1e-9);
-        if !report.loss.is_finite() || !report.grad_norm.is_finite() {
-            let checkpoint = checkpoint::list(&folder.path).last().copied().unwrap_or(0);
-            return Err(TrainError::NotFinite { step: counters.step + 1, loss: report.loss, checkpoint });
+        for (what, value) in [("loss", report.loss), ("gradient norm", report.grad_norm)] {
+            if !value.is_finite() {
+                let checkpoint = checkpoint::list(&folder.path).last().copied();
+                return Err(TrainError::NotFinite { what, value, step: counters.step + 1, checkpoint });
+            }
         }
         counters.step += 1;
         counters.tokens += report.tokens;
@@ -329,7 +350,8 @@ fn write_checkpoint<B: Train + Clone>(
     if let Some(samples) = samples? {
         let file = format!("samples/step-{step}.json");
         let content = SampleFile { step, samples };
-        super::folder::replace(&folder.path.join(&file), &serde_json::to_vec(&content).expect("plain data"))?;
+        let path = folder.path.join(&file);
+        super::folder::io(&path, files::replace(&path, &serde_json::to_vec(&content).expect("plain data")))?;
         folder.metric(&Metric::Sample { step, attempt, time: (hooks.now)(), file })?;
     }
     Ok(())

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use hilda_engine::data::{AddOptions, DataError, Format, Registry};
 
-use super::progress::{Progress, duration};
-use super::{CliError, bytes_text, open_data};
+use super::progress::Progress;
+use super::{CliError, bytes_text, duration_text, open_data};
 use crate::{
     http::corpus_cards,
     hub::{self, HubFile},
@@ -171,7 +171,7 @@ fn pull(p: Pull) -> Result<(), CliError> {
             let start = *first.get_or_insert(have);
             let speed = (have - start) as f64 / began.elapsed().as_secs_f64().max(1e-3);
             let left = if total > have && speed > 0.0 {
-                format!("{file}, {} left", duration((total - have) as f64 / speed))
+                format!("{file}, {} left", duration_text((total - have) as f64 / speed))
             } else {
                 file.to_string()
             };
@@ -196,6 +196,7 @@ fn pull(p: Pull) -> Result<(), CliError> {
 
 fn list(json: bool) -> Result<(), CliError> {
     let data = open_data()?;
+    Registry::new(data.root()).clean();
     if json {
         println!("{}", serde_json::to_string_pretty(&corpus_cards(&data)?).expect("plain data"));
         return Ok(());

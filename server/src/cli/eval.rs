@@ -113,7 +113,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
     let began = std::time::Instant::now();
     let estimate = evaluate(&b, &trunk, &params, &mut plan, &packed, &e, |done, of| {
         let left = began.elapsed().as_secs_f64() / done as f64 * (of - done) as f64;
-        bar.update(done as u64, of as u64, &format!("{} left", super::progress::duration(left)));
+        bar.update(done as u64, of as u64, &format!("{} left", super::duration_text(left)));
         true
     });
     bar.finish();

@@ -159,15 +159,15 @@ pub fn bytes_text(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-/// "2 h 05 min", "3 min 20 s", "12.3 s"
+/// "2 h 05 min", "3 min 20 s", "42 s", "1.2 s"
 pub fn duration_text(seconds: f64) -> String {
     let s = seconds.max(0.0);
-    if s < 60.0 {
-        format!("{s:.1} s")
-    } else if s < 3600.0 {
-        format!("{} min {:02} s", s as u64 / 60, s as u64 % 60)
-    } else {
-        format!("{} h {:02} min", s as u64 / 3600, s as u64 / 60 % 60)
+    let whole = s.round() as u64;
+    match whole {
+        0..10 => format!("{s:.1} s"),
+        10..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
     }
 }
 
@@ -201,6 +201,9 @@ mod tests {
             [0, 999, 1000, 999_960, 12_345_678].map(bytes_text),
             ["0 B", "999 B", "1.0 kB", "1.0 MB", "12.3 MB"]
         );
-        assert_eq!([1.25, 200.0, 7500.0].map(duration_text), ["1.2 s", "3 min 20 s", "2 h 05 min"]);
+        assert_eq!(
+            [0.0, 1.25, 41.6, 59.7, 200.0, 7500.0].map(duration_text),
+            ["0.0 s", "1.2 s", "42 s", "1 min 00 s", "3 min 20 s", "2 h 05 min"]
+        );
     }
 }

@@ -5,16 +5,6 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Seconds in words: "42 s", "3 min 5 s", "2 h 7 min".
-pub fn duration(seconds: f64) -> String {
-    let s = seconds.max(0.0).round() as u64;
-    match s {
-        0..60 => format!("{s} s"),
-        60..3600 => format!("{} min {} s", s / 60, s % 60),
-        _ => format!("{} h {} min", s / 3600, s % 3600 / 60),
-    }
-}
-
 /// A counted piece of work.
 pub struct Progress {
     what: &'static str,
@@ -49,15 +39,5 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn durations() {
-        assert_eq!(super::duration(41.6), "42 s");
-        assert_eq!(super::duration(185.0), "3 min 5 s");
-        assert_eq!(super::duration(7620.0), "2 h 7 min");
     }
 }

@@ -43,12 +43,13 @@ pub fn open_model(dir: &Path) -> Result<(LoadedModel, Tokenizer), CliError> {
         Some(step) => checkpoint::folder(dir, *step),
         None => dir.to_path_buf(),
     };
-    let bad = |e: String| CliError::BadInput(format!("{}: {e}", dir.display()));
-    let model = checkpoint::read_model(&dir).map_err(|e| bad(e.to_string()))?;
-    let tokenizer = Tokenizer::from_file(dir.join("tokenizer.json")).map_err(|e| bad(e.to_string()))?;
+    let model = checkpoint::read_model(&dir).map_err(|e| CliError::BadInput(e.to_string()))?;
+    let file = dir.join("tokenizer.json");
+    let tokenizer = Tokenizer::from_file(&file).map_err(|e| CliError::BadInput(e.to_string()))?;
     if tokenizer.vocab() != model.config.vocab {
-        return Err(bad(format!(
-            "the tokenizer has {} tokens, the model {}: it belongs to another checkpoint",
+        return Err(CliError::BadInput(format!(
+            "{}: this tokenizer has {} tokens, the model {}: it belongs to another checkpoint",
+            file.display(),
             tokenizer.vocab(),
             model.config.vocab
         )));

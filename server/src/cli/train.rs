@@ -12,8 +12,8 @@ use hilda_engine::data::corpus::Registry;
 use hilda_engine::record::Status;
 use hilda_engine::train::{self, FolderError, Hooks, RunFolder, TrainError, checkpoint, input};
 
-use super::progress::{Progress, duration};
-use super::{CliError, data_dir};
+use super::progress::Progress;
+use super::{CliError, data_dir, duration_text};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -43,20 +43,35 @@ impl From<FolderError> for CliError {
     }
 }
 
+impl From<TrainError> for CliError {
+    fn from(e: TrainError) -> Self {
+        match e {
+            TrainError::Config(_) | TrainError::From { .. } => CliError::BadInput(e.to_string()),
+            e => CliError::Failure(e.to_string()),
+        }
+    }
+}
+
 pub fn run(args: Args) -> Result<(), CliError> {
     use_threads(args.threads)?;
-    let run = match (&args.recipe, args.run) {
-        (Some(recipe), run) => create(recipe, run)?,
-        (None, Some(run)) => run,
+    let (run, config) = match (&args.recipe, args.run) {
+        (Some(recipe), run) => plan(recipe, run)?,
+        (None, Some(run)) => {
+            let config = RunFolder::config(&run)?;
+            (run, config)
+        }
         (None, None) => return Err(CliError::BadInput("name a recipe, or a run with --run DIR".into())),
     };
-    let config = RunFolder::config(&run)?;
     check_device(&config.device)?;
     let registry = Registry::new(data_dir());
     let kept = checkpoint::list(&run).last().map(|s| checkpoint::folder(&run, *s).join("tokenizer.json"));
     let kept = kept.filter(|_| config.data.tokenizer.is_none()).filter(|p| p.exists());
     let tokenizer = kept.map(Tokenizer::from_file).transpose().map_err(bad)?;
-    let data = input::read(&config, &run, &registry, tokenizer).map_err(bad)?;
+    let data = input::read(&config, &run, &registry, tokenizer)?;
+    if args.recipe.is_some() {
+        train::check(&config, &data)?;
+        RunFolder::create(&run, &config)?;
+    }
     let mut folder = RunFolder::open(&run)?;
     let _ = ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::SeqCst) {
@@ -72,7 +87,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         progress: &mut |s: &Status| {
             let likelihood =
                 s.headline.as_ref().map_or(String::new(), |h| format!(", {} {:.3}", h.estimator, h.value));
-            let eta = s.eta.map_or(String::new(), |e| format!(", {} left", duration(e)));
+            let eta = s.eta.map_or(String::new(), |e| format!(", {} left", duration_text(e)));
             bar.update(
                 s.step,
                 s.total_steps,
@@ -96,8 +111,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
             eprintln!("{} at step {at}", if o == train::Outcome::Finished { "finished" } else { "stopped" });
             Ok(())
         }
-        Err(e @ (TrainError::Config(_) | TrainError::From { .. })) => Err(bad(e)),
-        Err(e) => Err(CliError::Failure(e.to_string())),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -132,7 +146,8 @@ fn check_device(device: &str) -> Result<(), CliError> {
     Ok(())
 }
 
-fn create(recipe: &Path, run: Option<PathBuf>) -> Result<PathBuf, CliError> {
+/// Where a recipe's run would be, and its configuration with whole paths. Nothing is created.
+fn plan(recipe: &Path, run: Option<PathBuf>) -> Result<(PathBuf, RunConfig), CliError> {
     let text =
         fs::read_to_string(recipe).map_err(|e| CliError::BadInput(format!("{}: {e}", recipe.display())))?;
     let mut config =
@@ -168,6 +183,5 @@ fn create(recipe: &Path, run: Option<PathBuf>) -> Result<PathBuf, CliError> {
             run.display()
         )));
     }
-    RunFolder::create(&run, &config)?;
-    Ok(run)
+    Ok((run, config))
 }

@@ -116,20 +116,9 @@ pub fn new_run_id(name: &str) -> String {
     format!("{name}-{y:04}{m:02}{d:02}-{h:02}{min:02}-{}", random_symbols(4))
 }
 
-/// Writes beside and renames, so that a reader (or a power cut) sees the old file or the new one.
+/// [`hilda_engine::files::replace`]
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("file");
-    let tmp = path.with_file_name(format!(".{name}.{}.{}", std::process::id(), random_symbols(6)));
-    let result = (|| {
-        let mut f = fs::File::create(&tmp)?;
-        f.write_all(bytes)?;
-        f.sync_all()?;
-        fs::rename(&tmp, path)
-    })();
-    if result.is_err() {
-        let _ = fs::remove_file(&tmp);
-    }
-    result.map_err(io_error("writing", path))
+    hilda_engine::files::replace(path, bytes).map_err(io_error("writing", path))
 }
 
 /// Bytes of everything under a folder; links are not followed.
@@ -303,16 +292,5 @@ mod tests {
         assert!(e.contains("127.0.0.1:1") && e.contains("--data-dir"), "{e}");
         drop(held);
         data.lock_for_server("x").unwrap();
-    }
-
-    #[test]
-    fn atomic_writes_leave_no_litter() {
-        let dir = tempfile::tempdir().unwrap();
-        let p = dir.path().join("a.json");
-        write_atomic(&p, b"1").unwrap();
-        write_atomic(&p, b"22").unwrap();
-        assert_eq!(fs::read(&p).unwrap(), b"22");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert!(write_atomic(&dir.path().join("no/such"), b"").is_err());
     }
 }
