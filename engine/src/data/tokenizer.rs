@@ -37,7 +37,7 @@ pub struct Specials {
 /// What makes ids of text.
 enum Rule {
     /// files of our own kind: in the page and on the server by the same code
-    Own(Encoder),
+    Own(Box<Encoder>),
     /// anything else: by the library, which the page is too small for
     #[cfg(feature = "train")]
     Library(Box<tokenizers::Tokenizer>),
@@ -84,7 +84,7 @@ impl Tokenizer {
             }
         }
         let (rule, vocabulary) = match Encoder::read(&value) {
-            Ok((encoder, vocabulary)) => (Rule::Own(encoder), vocabulary),
+            Ok((encoder, vocabulary)) => (Rule::Own(Box::new(encoder)), vocabulary),
             #[cfg(feature = "train")]
             Err(_) => {
                 let (inner, vocabulary) = library(value).map_err(bad)?;
