@@ -7,6 +7,7 @@ pub mod config;
 pub mod data;
 pub mod decode;
 pub mod diffusion;
+#[cfg(feature = "train")]
 pub mod eval;
 #[cfg(feature = "train")]
 pub mod files;

@@ -273,6 +273,20 @@ fn another_tokenizer_or_shape_is_refused() {
     };
     write(16, &input.tokenizer);
     attempt().unwrap();
+    // a checkpoint's card is given away; folders of this machine stay out of it
+    let dir = start(&recipe(&from, PHASES));
+    go(dir.path(), &input, 1).unwrap();
+    let card = std::fs::read_to_string(checkpoint::folder(dir.path(), 1).join("README.md")).unwrap();
+    let name = donor.path().file_name().unwrap().to_str().unwrap();
+    assert!(card.contains(&format!("from = \"{name}\"")), "{card}");
+    // the same sizes in another family are another layout
+    let config = std::fs::read_to_string(donor.path().join("config.json")).unwrap();
+    let qwen = config.replace("\"llama\"", "\"qwen3\"");
+    let (c, _) = model::parse_config(&qwen).unwrap();
+    std::fs::write(donor.path().join("config.json"), qwen).unwrap();
+    let weights = model::save(&c, &Layout::new(&c).init(&c, 1), model::Format::F32).unwrap();
+    std::fs::write(donor.path().join("model.safetensors"), weights).unwrap();
+    assert!(matches!(attempt(), Err(TrainError::From { .. })));
     write(32, &input.tokenizer);
     assert!(matches!(attempt(), Err(TrainError::From { .. })));
     let other = hilda_engine::data::bpe::train(&["zz yy xx ww vv uu".repeat(50)], input.tokenizer.vocab());

@@ -353,13 +353,19 @@ impl RunConfig {
     pub fn total_steps(&self) -> u64 {
         self.phase_steps().iter().sum()
     }
+    /// The recipe as others may read it: files under their names, without the folders they lie in here.
+    pub fn published(&self) -> RunConfig {
+        let mut c = self.clone();
+        let d = &mut c.data;
+        for path in [&mut d.train, &mut d.valid, &mut d.tokenizer, &mut c.model.from].into_iter().flatten() {
+            *path = path.rsplit('/').next().unwrap_or_default().to_string();
+        }
+        c
+    }
     /// SHA-256 over the recipe with every default filled in. The name, the prose, the device and the folders of
     /// files stay out.
     pub fn hash(&self) -> String {
-        let mut c = self.clone();
-        for path in [&mut c.data.train, &mut c.data.valid, &mut c.data.tokenizer].into_iter().flatten() {
-            *path = path.rsplit('/').next().unwrap_or_default().to_string();
-        }
+        let mut c = RunConfig { model: self.model.clone(), ..self.published() };
         c.name = String::new();
         c.about = String::new();
         c.device = String::new();
@@ -427,6 +433,13 @@ edit = { rate = 0.2 }
         assert_eq!(c.phase_steps(), [4, 4]);
         assert_eq!(RunConfig::from_toml(&c.to_toml()).unwrap(), c);
         assert_eq!(RunConfig::from_toml(&c.to_toml()).unwrap().hash(), c.hash());
+        let here = RunConfig {
+            data: DataSpec { train: Some("/home/me/a.txt".into()), ..c.data.clone() },
+            ..c.clone()
+        };
+        let there = RunConfig { data: DataSpec { train: Some("b/a.txt".into()), ..c.data.clone() }, ..c };
+        assert_eq!(here.published().data.train.as_deref(), Some("a.txt"));
+        assert_eq!(here.hash(), there.hash());
     }
 
     #[test]

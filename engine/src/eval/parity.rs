@@ -56,9 +56,6 @@ impl<'a> Golden<'a> {
     pub fn open(bytes: &'a [u8]) -> Result<Golden<'a>, CheckpointError> {
         SafeTensors::deserialize(bytes).map(Golden).map_err(|e| CheckpointError::Format(e.to_string()))
     }
-    pub fn has(&self, name: &str) -> bool {
-        self.0.tensor(name).is_ok()
-    }
     /// Shape and values of a tensor in F32.
     pub fn floats(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), CheckpointError> {
         let view = self.0.tensor(name).map_err(|_| CheckpointError::Missing { name: name.into() })?;
@@ -91,6 +88,18 @@ pub fn logits(c: &ModelConfig, head: &[f32], hidden: &[f32]) -> Vec<f32> {
     hidden.chunks_exact(w).flat_map(|h| head.chunks_exact(w).map(move |t| dot(h, t))).collect()
 }
 
+fn upload<B: Backend>(b: &B, params: &[f32]) -> B::Buf {
+    let mut weights = b.buf(params.len());
+    b.write(&mut weights, 0, params);
+    weights
+}
+
+/// ln sum exp of a row of logits.
+fn log_sum(z: &[f32]) -> f64 {
+    let max = z.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
+    max + z.iter().map(|z| (*z as f64 - max).exp()).sum::<f64>().ln()
+}
+
 /// Final hidden rows [batch * len, head_width] of whole sequences under one mask. With `windows` sliding layers see
 /// their window.
 #[allow(clippy::too_many_arguments)]
@@ -98,7 +107,7 @@ pub fn hidden<B: Backend>(
     b: &B,
     read: Read<B>,
     trunk: &Trunk,
-    params: &[f32],
+    weights: &B::Buf,
     ids: &[u32],
     shape: Shape,
     (rule, block, windows): (MaskRule, u32, bool),
@@ -109,12 +118,11 @@ pub fn hidden<B: Backend>(
         true => trunk.masks(b, rule, shape.batch, &places, &places),
         false => Masks { full: b.mask(rule, shape.batch, &places, &places), local: None },
     };
-    let (mut weights, mut plan) = (b.buf(params.len()), trunk.plan(b, shape.rows(), false));
-    b.write(&mut weights, 0, params);
+    let mut plan = trunk.plan(b, shape.rows(), false);
     let (mut gpu_ids, mut gpu_positions) = (b.ids(ids.len()), b.ids(ids.len()));
     b.write_ids(&mut gpu_ids, ids);
     b.write_ids(&mut gpu_positions, &positions);
-    trunk.forward(b, &weights, &mut plan, &gpu_ids, &gpu_positions, &masks, shape, None);
+    trunk.forward(b, weights, &mut plan, &gpu_ids, &gpu_positions, &masks, shape, None);
     read(b, &plan.hidden, shape.rows() * trunk.config.head_width())
 }
 
@@ -144,6 +152,7 @@ pub fn compare<B: Backend>(
     }
     let model = checkpoint::load(config, tensors)?;
     let trunk = Trunk::new(model.config.clone());
+    let weights = upload(b, &model.params);
     let head = &model.params[trunk.layout.head.offset..][..trunk.layout.head.len];
     let mut cases = vec![];
     for (name, base, block, windows) in [
@@ -152,7 +161,7 @@ pub fn compare<B: Backend>(
         ("logits_block_causal_8", Base::BlockCausal, BLOCK, false),
     ] {
         let (_, want) = golden.floats(name)?;
-        let h = hidden(b, read, &trunk, &model.params, &ids, shape, (base.into(), block, windows));
+        let h = hidden(b, read, &trunk, &weights, &ids, shape, (base.into(), block, windows));
         cases.push(Case::new(name, &logits(&c, head, &h), &want, TOLERANCE));
     }
     Ok(cases)
@@ -180,11 +189,12 @@ pub fn published<B: Backend>(
     {
         return Err(CheckpointError::Format("golden ids are outside the vocabulary or the text".into()));
     }
+    let weights = upload(b, &model.params);
     let head = &model.params[trunk.layout.head.offset..][..trunk.layout.head.len];
     let w = c.head_width();
     let mut run = |ids: &[u32], base: Base| {
         let shape = Shape { batch: 1, len: ids.len() };
-        hidden(b, read, &trunk, &model.params, ids, shape, (base.into(), 1, base == Base::Causal))
+        hidden(b, read, &trunk, &weights, ids, shape, (base.into(), 1, base == Base::Causal))
     };
     let causal = run(&ids, Base::Causal);
     let open = run(&ids, Base::Bidirectional);
@@ -193,11 +203,7 @@ pub fn published<B: Backend>(
         logits(c, head, &chosen)
     };
     let all = logits(c, head, &causal);
-    let nll = all.chunks_exact(c.vocab).zip(&ids[1..]).map(|(z, id)| {
-        let max = z.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
-        let sum: f64 = z.iter().map(|z| (*z as f64 - max).exp()).sum();
-        max + sum.ln() - z[*id as usize] as f64
-    });
+    let nll = all.chunks_exact(c.vocab).zip(&ids[1..]).map(|(z, id)| log_sum(z) - z[*id as usize] as f64);
     let nll = nll.sum::<f64>() / (len - 1) as f64;
     // greedy: one causal pass over the reference's own continuation checks every choice at once
     let start = greedy.len() - GREEDY.min(greedy.len() - 1);
@@ -255,7 +261,15 @@ fn dit<B: Backend>(
         let mut all = vec![];
         for (sigma, ids) in sigmas.iter().zip(ids.chunks_exact(shape.len)) {
             let params = dit.fold(*sigma)?;
-            let h = hidden(b, read, &trunk, &params, ids, one, (Base::Bidirectional.into(), 1, false));
+            let h = hidden(
+                b,
+                read,
+                &trunk,
+                &upload(b, &params),
+                ids,
+                one,
+                (Base::Bidirectional.into(), 1, false),
+            );
             all.extend(logits(c, &params[trunk.layout.head.offset..][..trunk.layout.head.len], &h));
         }
         Ok(all)
@@ -281,7 +295,6 @@ fn substitute(row: &mut [f32], id: u32, mask: u32) {
         return;
     }
     row[mask as usize] = f32::NEG_INFINITY;
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
-    let sum: f64 = row.iter().map(|z| (*z as f64 - max).exp()).sum();
-    row.iter_mut().for_each(|z| *z = ((*z as f64 - max - sum.ln()) as f32).max(NEVER));
+    let sum = log_sum(row);
+    row.iter_mut().for_each(|z| *z = ((*z as f64 - sum) as f32).max(NEVER));
 }

@@ -310,6 +310,43 @@ mod tests {
         }
     }
 
+    /// Random weights of two layers in the layout of every family; names as the published files have them.
+    #[test]
+    fn every_family_round_trips_under_its_names() {
+        let sizes = r#""vocab_size":50,"hidden_size":16,"num_attention_heads":2,"num_key_value_heads":1,
+            "intermediate_size":24,"num_hidden_layers":2,"max_position_embeddings":32"#;
+        let llada = r#"{"model_type":"llada","d_model":16,"n_heads":2,"n_kv_heads":2,"n_layers":2,"vocab_size":48,
+            "embedding_size":50,"mlp_hidden_size":24,"max_sequence_length":32,"mask_token_id":7,"block_type":"llama",
+            "include_bias":false,"weight_tying":false}"#;
+        let dit = r#"{"model_type":"mdlm","vocab_size":50,"hidden_dim":16,"n_heads":2,"n_blocks":2,"model_length":32}"#;
+        let of = |kind: &str| format!(r#"{{"model_type":"{kind}",{sizes}}}"#);
+        for (json, names) in [
+            (of("llama"), ["model.layers.1.mlp.gate_proj.weight", "model.norm.weight"]),
+            (of("qwen2"), ["model.layers.1.self_attn.q_proj.bias", "lm_head.weight"]),
+            (of("qwen3"), ["model.layers.1.self_attn.k_norm.weight", "lm_head.weight"]),
+            (of("Dream"), ["model.layers.1.self_attn.v_proj.bias", "lm_head.weight"]),
+            (
+                of("gemma3_text"),
+                ["model.layers.1.pre_feedforward_layernorm.weight", "model.layers.1.self_attn.q_norm.weight"],
+            ),
+            (
+                llada.to_string(),
+                ["model.transformer.blocks.1.ff_out.weight", "model.transformer.ff_out.weight"],
+            ),
+            (dit.to_string(), ["model.layers.1.mlp.up_proj.bias", "lm_head.weight"]),
+        ] {
+            let (c, serving) = parse_config(&json).unwrap();
+            let params = Layout::new(&c).init(&c, 3);
+            let bytes = save(&c, &params, Format::F32).unwrap();
+            let file = SafeTensors::deserialize(&bytes).unwrap();
+            names.iter().for_each(|n| assert!(file.tensor(n).is_ok(), "{json}: no {n}"));
+            let m = load(&config_json(&c, serving), &bytes).unwrap();
+            assert_eq!((&m.config, m.serving), (&c, serving), "{json}");
+            let worst = m.params.iter().zip(&params).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert_eq!(worst, 0.0, "{json}");
+        }
+    }
+
     #[test]
     fn hostile_files_are_errors() {
         let c = tiny();

@@ -218,7 +218,6 @@ pub fn save<W: Write + Seek>(
     out: &mut W,
     model: &LoadedModel,
     format: GgufFormat,
-    extra: HashMap<String, Value>,
 ) -> Result<(), CheckpointError> {
     let (c, serving) = (&model.config, model.serving);
     let arch = architecture(c.arch.family).ok_or_else(|| bad("GGUF has no architecture for a DiT"))?;
@@ -241,7 +240,7 @@ pub fn save<W: Write + Seek>(
         let tensor = Tensor::from_vec(values, t.shape.as_slice(), &Device::Cpu).map_err(bad)?;
         tensors.push((name, QTensor::quantize(&tensor, dtype).map_err(bad)?));
     }
-    let mut meta = extra;
+    let mut meta = HashMap::new();
     let mut put = |key: &str, v: Value| meta.insert(key.replace("{arch}", arch), v);
     let size = |n: usize| Value::U32(n as u32);
     put("general.architecture", Value::String(arch.into()));
@@ -297,7 +296,7 @@ mod tests {
             for (format, most) in [(GgufFormat::F32, 0.0), (GgufFormat::F16, 1e-4), (GgufFormat::Q8_0, 5e-4)]
             {
                 let mut file = Cursor::new(vec![]);
-                save(&mut file, &m, format, HashMap::new()).unwrap();
+                save(&mut file, &m, format).unwrap();
                 file.set_position(0);
                 let back = load(&mut file).unwrap();
                 assert_eq!((&back.config.arch, back.serving), (&m.config.arch, m.serving), "{kind}");
@@ -317,7 +316,7 @@ mod tests {
         ] {
             m.serving = Serving { attention, block_size, shift, infill: false, edits: false };
             let mut file = Cursor::new(vec![]);
-            save(&mut file, &m, GgufFormat::F32, HashMap::new()).unwrap();
+            save(&mut file, &m, GgufFormat::F32).unwrap();
             file.set_position(0);
             assert_eq!(load(&mut file).unwrap().serving, m.serving);
         }
@@ -327,7 +326,7 @@ mod tests {
     fn hostile_files_are_errors() {
         let m = model(&format!(r#"{{"model_type":"llama",{SHAPE}}}"#));
         let mut file = Cursor::new(vec![]);
-        save(&mut file, &m, GgufFormat::F32, HashMap::new()).unwrap();
+        save(&mut file, &m, GgufFormat::F32).unwrap();
         let good = file.into_inner();
         for cut in [0, 3, 8, 100, good.len() / 2, good.len() - 1] {
             assert!(load(&mut Cursor::new(&good[..cut])).is_err(), "cut at {cut}");

@@ -13,9 +13,7 @@ use safetensors::Dtype;
 use super::folder::{FolderError, io};
 use super::step::Learner;
 use crate::model::Serving;
-use crate::model::checkpoint::{self as model, CheckpointError, Format};
-
-use crate::model::checkpoint::MODEL;
+use crate::model::checkpoint::{self as model, CheckpointError, Format, MODEL};
 
 const TRAINER: &str = "trainer.safetensors";
 

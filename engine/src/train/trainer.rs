@@ -179,8 +179,8 @@ fn initial(config: &RunConfig, trunk: &Trunk, input: &Input) -> Result<Vec<f32>,
     let unread = |e: SaveError| TrainError::From { message: e.to_string() };
     let loaded = checkpoint::read_model(Path::new(from)).map_err(unread)?;
     let same = |a: &ModelConfig, b: &ModelConfig| {
-        (a.vocab, a.width, a.layers, a.heads, a.kv_heads, a.mlp)
-            == (b.vocab, b.width, b.layers, b.heads, b.kv_heads, b.mlp)
+        (a.vocab, a.width, a.layers, a.heads, a.kv_heads, a.head_dim, a.mlp, &a.arch)
+            == (b.vocab, b.width, b.layers, b.heads, b.kv_heads, b.head_dim, b.mlp, &b.arch)
     };
     if !same(&loaded.config, &trunk.config) {
         let message =
@@ -378,6 +378,6 @@ fn card(config: &RunConfig, status: &Status, hooks: &Hooks) -> String {
         status.device,
         status.config_hash,
         hooks.command,
-        config.to_toml()
+        config.published().to_toml()
     )
 }

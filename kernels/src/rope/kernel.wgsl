@@ -26,13 +26,7 @@ fn cos_sin(phase: u32) -> vec2<f32> {
     return select(swapped, -swapped, (quarter & 2u) == 2u);
 }
 
-@compute @workgroup_size(256)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) thread: u32,
-) {
-    let n = (group.y * groups.x + group.x) * 256u + thread;
+fn each(n: u32) {
     let pairs = p.head_dim / 2u;
     if (n >= p.rows * p.heads * pairs) {
         return;

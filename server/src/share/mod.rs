@@ -99,7 +99,8 @@ fn thin(points: &[TrainPoint], limit: usize) -> Vec<(u64, f64, u64, f64)> {
 /// Reads the result of a run as its share shows it.
 pub fn build(index: &Index, run: &RunFolder, share: &Share) -> Result<SharedResult, StorageError> {
     ingest::ingest(index, run)?;
-    let config = run.config()?;
+    // a share is read by anyone: no folders of this machine
+    let config = run.config()?.published();
     let status = match run.status()? {
         Some(s) => s,
         None => queued_status(&config, share.created),
@@ -130,7 +131,7 @@ pub fn build(index: &Index, run: &RunFolder, share: &Share) -> Result<SharedResu
         note: share.note.clone(),
         created: share.created,
         run: RunName { id: run.id.clone(), name: config.name.clone() },
-        toml: run.toml()?,
+        toml: config.to_toml(),
         config_hash: config.hash(),
         train: thin(&points, CURVE_POINTS),
         valid,

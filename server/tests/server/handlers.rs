@@ -1,6 +1,6 @@
 //! Handlers without a socket: answers, bad input, who may talk to the server.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use hilda_server::http::ServeOptions;
 use serde_json::{Value, json};
@@ -224,6 +224,15 @@ async fn a_result_is_shared_read_and_revoked() {
     for fetched in ["src=", "href=", "url(", "@import", "http://", "https://"] {
         assert!(!html.contains(fetched), "the file fetches something: {fetched}");
     }
+    // where files lie on this machine is nobody's business
+    let recipe = s.data.path().join("runs").join(&id).join("run.toml");
+    let toml = fs::read_to_string(&recipe).unwrap();
+    fs::write(&recipe, toml.replace("corpus = \"words\"", "train = \"/srv/somebody/words.txt\"")).unwrap();
+    for address in [format!("/api/r/{slug}"), format!("/r/{slug}/download")] {
+        let body = s.get(&address).await.body;
+        assert!(body.contains("words.txt") && !body.contains("somebody"), "{address}");
+    }
+    fs::write(&recipe, toml).unwrap();
     assert_eq!(
         s.send("POST", &format!("/api/runs/{id}/share"), &[], "").await.status,
         201,

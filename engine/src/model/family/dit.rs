@@ -22,7 +22,7 @@ use crate::config::{Arch, Family, Mlp, ModelConfig};
 const FREQUENCIES: usize = 128;
 
 /// Is this `config.json` a DiT's?
-pub fn is_dit(v: &Value) -> bool {
+pub(super) fn is_dit(v: &Value) -> bool {
     v["model_type"] == "mdlm" || v.get("n_blocks").is_some() || v["model"].get("n_blocks").is_some()
 }
 

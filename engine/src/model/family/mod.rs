@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::checkpoint::CheckpointError;
 use crate::config::{Family, ModelConfig};
 
-pub use dit::{Dit, is_dit};
+pub use dit::Dit;
 
 /// A tensor of the trunk, whatever its family calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub fn read(v: &Value) -> Result<ModelConfig, CheckpointError> {
         "Dream" => qwen::read(&Fields(v), Family::Dream),
         "gemma3_text" => gemma3::read(&Fields(v)),
         "llada" => llada::read(&Fields(v)),
-        _ if is_dit(v) => dit::read(&Fields(v)),
+        _ if dit::is_dit(v) => dit::read(&Fields(v)),
         _ => Err(CheckpointError::Config(format!(
             "model_type \"{kind}\" is not supported (llama, qwen2, qwen3, gemma3_text, llada, Dream, mdlm)"
         ))),

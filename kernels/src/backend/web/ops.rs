@@ -25,6 +25,11 @@ fn spread(n: usize) -> [u32; 3] {
     if y == 0 { [0; 3] } else { [n.div_ceil(y) as u32, y as u32, 1] }
 }
 
+/// Workgroups of `each.wgsl` for `n` values.
+fn threads(n: usize) -> [u32; 3] {
+    spread(n.div_ceil(256))
+}
+
 impl Web {
     fn fail(&self, op: &'static str, what: String) {
         self.failure.set(WebError::Shape { op, what });
@@ -76,7 +81,7 @@ impl Web {
         if self.fits(op, &[("ids", ids.len, n), ("out", out.len, n * width)]) {
             let parts = [table, ids.raw.whole(), out.raw.whole()];
             let params = [n as u32, width as u32, table_rows as u32, scale.to_bits()];
-            self.record(Kernel::Embed, &parts, &params, spread((n * width).div_ceil(256)));
+            self.record(Kernel::Embed, &parts, &params, threads(n * width));
         }
     }
 
@@ -175,7 +180,7 @@ impl Backend for Web {
         if self.fits("copy_columns", &need) {
             let params = [rows, cols, src_stride, src_col, dst_stride, dst_at].map(|x| x as u32);
             let parts = [src.raw.whole(), dst.raw.whole()];
-            self.record(Kernel::CopyColumns, &parts, &params, spread((rows * cols).div_ceil(256)));
+            self.record(Kernel::CopyColumns, &parts, &params, threads(rows * cols));
         }
     }
 
@@ -235,7 +240,7 @@ impl Backend for Web {
         let Some(b) = self.tensor("add_bias", params, b, width) else { return };
         if self.fits("add_bias", &[("y", y.len, rows * width)]) {
             let params = [rows as u32, width as u32];
-            self.record(Kernel::Bias, &[b, y.raw.whole()], &params, spread((rows * width).div_ceil(256)));
+            self.record(Kernel::Bias, &[b, y.raw.whole()], &params, threads(rows * width));
         }
     }
 
@@ -278,7 +283,7 @@ impl Backend for Web {
         let table = tables.turns.entry(key).or_insert_with(|| self.table(&turns(s.theta, s.head_dim)));
         let parts = [positions.raw.whole(), table.whole(), x.raw.whole()];
         let params = [s.rows, s.stride, s.col, s.heads, s.head_dim].map(|x| x as u32);
-        self.record(Kernel::Rope, &parts, &params, spread(pairs.div_ceil(256)));
+        self.record(Kernel::Rope, &parts, &params, threads(pairs));
     }
 
     fn attention(
@@ -340,14 +345,14 @@ impl Backend for Web {
         if self.fits("glu", &[("gate_up", gate_up.len, 2 * n), ("y", y.len, n)]) {
             let parts = [gate_up.raw.whole(), y.raw.whole()];
             let params = [rows as u32, width as u32, (gate == Gate::Gelu) as u32];
-            self.record(Kernel::Glu, &parts, &params, spread(n.div_ceil(256)));
+            self.record(Kernel::Glu, &parts, &params, threads(n));
         }
     }
 
     fn gelu(&self, x: &WebBuf, y: &mut WebBuf, n: usize) {
         if self.fits("gelu", &[("x", x.len, n), ("y", y.len, n)]) {
             let parts = [x.raw.whole(), y.raw.whole()];
-            self.record(Kernel::Gelu, &parts, &[n as u32], spread(n.div_ceil(256)));
+            self.record(Kernel::Gelu, &parts, &[n as u32], threads(n));
         }
     }
 

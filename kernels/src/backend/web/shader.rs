@@ -48,6 +48,8 @@ pub(super) const LARGE: Tile = Tile { rows: 64, cols: 64, depth: 32 };
 pub(super) const HEAD_FLAT: Tile = Tile { rows: 8, cols: 64, depth: 16 };
 pub(super) const HEAD_WIDE: Tile = Tile { rows: 32, cols: 64, depth: 16 };
 
+/// The entry point of kernels that are written as `each(i)`.
+const EACH: &str = include_str!("each.wgsl");
 const GELU: &str = include_str!("../../gelu/gelu.wgsl");
 const NUMERIC: &str = include_str!("numeric.wgsl");
 const PRODUCT: &str = include_str!("../../gemm/tile.wgsl");
@@ -85,13 +87,13 @@ impl Kernel {
     /// The complete shader; its entry point is `main`.
     pub fn source(self) -> String {
         match self {
-            Kernel::Embed => include_str!("../../embed/kernel.wgsl").into(),
-            Kernel::CopyColumns => include_str!("copy_columns.wgsl").into(),
+            Kernel::Embed => [EACH, include_str!("../../embed/kernel.wgsl")].concat(),
+            Kernel::CopyColumns => [EACH, include_str!("copy_columns.wgsl")].concat(),
             Kernel::Norm => include_str!("../../norm/kernel.wgsl").into(),
-            Kernel::Bias => include_str!("../../bias/kernel.wgsl").into(),
-            Kernel::Glu => [GELU, include_str!("../../glu/kernel.wgsl")].concat(),
-            Kernel::Gelu => [GELU, include_str!("../../gelu/kernel.wgsl")].concat(),
-            Kernel::Rope => [NUMERIC, include_str!("../../rope/kernel.wgsl")].concat(),
+            Kernel::Bias => [EACH, include_str!("../../bias/kernel.wgsl")].concat(),
+            Kernel::Glu => [EACH, GELU, include_str!("../../glu/kernel.wgsl")].concat(),
+            Kernel::Gelu => [EACH, GELU, include_str!("../../gelu/kernel.wgsl")].concat(),
+            Kernel::Rope => [EACH, NUMERIC, include_str!("../../rope/kernel.wgsl")].concat(),
             Kernel::Gemm { tile, vectors } => {
                 [product(tile, vectors), include_str!("../../gemm/kernel.wgsl").into()].concat()
             }
