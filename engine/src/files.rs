@@ -9,7 +9,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-const PARTIAL: &str = ".partial";
+/// Suffix of the hidden name of a file or folder that is being written.
+pub const PARTIAL: &str = ".partial";
 
 /// A hidden name beside `path` that no other writer uses, in this process or another.
 pub fn partial(path: &Path) -> PathBuf {

@@ -7,11 +7,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use super::DataError;
-use crate::files::{leftovers, partial, sync_folder};
+use crate::files::{PARTIAL, leftovers, partial, sync_folder};
 
 /// Suffix of a corpus that was moved aside.
 const OLD: &str = ".old";
-const PARTIAL: &str = ".partial";
 
 /// Held while something is written under the folder of corpora.
 pub struct Writing {
