@@ -297,3 +297,15 @@ fn another_tokenizer_or_shape_is_refused() {
         assert!(matches!(attempt(), Err(TrainError::From { .. })));
     }
 }
+
+#[test]
+fn planned_bytes_are_those_that_a_learner_allocates() {
+    let (config, input) = (recipe("", PHASES), input());
+    let trunk = hilda_engine::model::Trunk::new(hilda_engine::train::model_config(&config, &input).unwrap());
+    let params = trunk.layout.init(&trunk.config, 1);
+    let planned = hilda_engine::train::planned_bytes(&config, &trunk);
+    // two streams of 4 rows of 16 tokens
+    let mut learner = hilda_engine::train::Learner::new(Cpu, trunk, &params, 2 * 4 * 16);
+    learner.start_ema();
+    assert_eq!(planned, learner.bytes());
+}

@@ -5,6 +5,7 @@
 //! -> Router`, tested without a socket.
 
 pub mod cli;
+pub mod device;
 pub mod estimate;
 pub mod http;
 pub mod hub;

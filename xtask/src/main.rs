@@ -2,6 +2,7 @@
 //! (Debian and Ubuntu as root, rustup, npm) and otherwise says exactly what to install.
 
 mod page;
+mod ptx;
 mod serve;
 mod setup;
 mod shell;
@@ -30,11 +31,14 @@ fn main() -> ExitCode {
         Some("serve") => serve::command(&args),
         Some("test") => test::command(&args),
         Some("bench") => bench(&args),
+        Some("ptx") => ptx::command(&args),
         Some("help" | "--help" | "-h") | None => {
-            print!("{USAGE}{}", test::usage());
+            print!("{USAGE}{}{}", ptx::USAGE, test::usage());
             return ExitCode::SUCCESS;
         }
-        Some(other) => Err(format!("there is no command `{other}`\n{USAGE}{}", test::usage()).into()),
+        Some(other) => {
+            Err(format!("there is no command `{other}`\n{USAGE}{}{}", ptx::USAGE, test::usage()).into())
+        }
     };
     match outcome {
         Ok(code) => code,

@@ -148,6 +148,18 @@ impl Trunk {
         Plan { layers, capacity: rows, h, act, last, hidden, back, bytes: total }
     }
 
+    /// Bytes of [`Trunk::plan`], before anything is allocated.
+    pub fn plan_bytes(&self, rows: usize, train: bool) -> usize {
+        let c = &self.config;
+        let (n, d, a, hw) = (rows, c.width, c.heads * c.head_dim, c.head_width());
+        let on = |flag: bool, len: usize| if flag { len } else { 1 };
+        let (raw, post) = (on(c.arch.qk_norm, n * c.qkv()), on(c.arch.sandwich, n * d));
+        let layer = n * (2 * d + c.qkv() + a + c.heads + c.mlp_in()) + raw + 2 * post;
+        let once = n * (2 * d + c.mlp) + (n + 1) * hw;
+        let back = n * (2 * d + a + c.qkv() + c.mlp_in() + c.mlp + 3 * hw) + raw + post;
+        4 * (if train { c.layers * layer + back } else { layer } + once)
+    }
+
     pub fn cache<B: Backend>(&self, b: &B, capacity: usize) -> Cache<B> {
         let width = 2 * self.config.kv_heads * self.config.head_dim;
         Cache { layers: (0..self.config.layers).map(|_| b.buf(capacity * width)).collect(), capacity }

@@ -35,6 +35,9 @@ pub struct Counters {
 pub enum SaveError {
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// what was read from the device is not what it computed
+    #[error("{0}")]
+    Device(String),
     /// the source names the file in the folder
     #[error("{}/{source}", path.display())]
     Checkpoint { path: PathBuf, source: CheckpointError },
@@ -86,6 +89,10 @@ pub fn save<B: Train>(
         ("counters".into(), Dtype::U8, vec![counters_json.len()], counters_json),
     ])
     .map_err(failed(TRAINER))?;
+    if let Some(failure) = b.failure() {
+        let _ = fs::remove_dir_all(&beside);
+        return Err(SaveError::Device(failure));
+    }
     let files: [(&str, Vec<u8>); 5] = [
         ("config.json", model::config_json(c, serving).into_bytes()),
         (MODEL, model::save(c, &evaluated, Format::F32).map_err(failed(MODEL))?),

@@ -10,5 +10,5 @@ pub mod trainer;
 
 pub use folder::{FolderError, RunFolder};
 pub use input::Input;
-pub use step::Learner;
-pub use trainer::{Hooks, Outcome, TrainError, check, train};
+pub use step::{Learner, planned_bytes};
+pub use trainer::{Hooks, Outcome, TrainError, check, model_config, train};

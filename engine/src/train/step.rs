@@ -3,7 +3,7 @@
 use hilda_kernels::Train;
 use hilda_kernels::adam::AdamStep;
 
-use crate::config::{Objective, Phase, RunConfig};
+use crate::config::{EmaPolicy, Objective, Phase, RunConfig};
 use crate::data::{Packed, Row, places};
 use crate::diffusion::batch::{Normaliser, assemble, causal, causal_count};
 use crate::diffusion::{Corruption, Micro};
@@ -171,6 +171,13 @@ pub fn micro_rows(config: &RunConfig) -> usize {
         let target = (2048 / config.data.packing.length).clamp(1, config.batch.rows);
         (1..=target).rev().find(|m| config.batch.rows % m == 0).unwrap_or(1)
     })
+}
+
+/// Bytes of a training step on its device: weights, gradients, moments, average and activations. Known before anything
+/// is allocated; equal to [`Learner::bytes`] of the run with the average on, if any phase has one.
+pub fn planned_bytes(config: &RunConfig, trunk: &Trunk) -> usize {
+    let average = config.phases.iter().any(|p| p.ema != EmaPolicy::Off);
+    4 * trunk.layout.total * (4 + usize::from(average)) + trunk.plan_bytes(plan_rows(config), true)
 }
 
 /// Hidden rows a training plan needs.

@@ -48,6 +48,8 @@ pub enum TrainError {
     Config(#[from] ConfigError),
     #[error("{what} became {value} at step {step}; {}", kept(*checkpoint))]
     NotFinite { what: &'static str, value: f64, step: u64, checkpoint: Option<u64> },
+    #[error("{message} at step {step}; {}", kept(*checkpoint))]
+    Device { message: String, step: u64, checkpoint: Option<u64> },
     #[error("model.from: {message}")]
     From { message: String },
     #[error("sampling: {0}")]
@@ -223,6 +225,10 @@ fn run_loop<B: Train + Clone>(
         let report = learner.step(config, &input.train, phase, lr, counters.step);
         let time = (hooks.now)();
         let seconds = (time - began).max(1e-9);
+        if let Some(message) = learner.backend.failure() {
+            let checkpoint = checkpoint::list(&folder.path).last().copied();
+            return Err(TrainError::Device { message, step: counters.step + 1, checkpoint });
+        }
         for (what, value) in [("loss", report.loss), ("gradient norm", report.grad_norm)] {
             if !value.is_finite() {
                 let checkpoint = checkpoint::list(&folder.path).last().copied();

@@ -15,4 +15,4 @@ pub use cpu::{attention, attention_backward};
 pub use tiles::Tiles;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

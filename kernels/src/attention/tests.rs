@@ -10,9 +10,9 @@ use crate::fixtures::{constant, differences, flat, gradients, leaf, size, values
 use crate::rng::{Rng, Stream};
 use crate::tolerance::{ATTENTION, ATTENTION_BACKWARD, EXACT, FINITE_DIFFERENCE, assert_close};
 
-const RULES: usize = 9;
+pub(crate) const RULES: usize = 9;
 
-fn rule(i: usize) -> MaskRule {
+pub(crate) fn rule(i: usize) -> MaskRule {
     let base = match i {
         0 => Base::Bidirectional,
         1 => Base::Causal,
@@ -28,7 +28,7 @@ fn rule(i: usize) -> MaskRule {
 }
 
 /// A sequence of `n` rows: the rule's noisy streams, then the clean one; `documents` in each.
-fn sequence(n: usize, rule: MaskRule, block: u32, documents: usize) -> Vec<Place> {
+pub(crate) fn sequence(n: usize, rule: MaskRule, block: u32, documents: usize) -> Vec<Place> {
     let streams = match rule.base {
         Base::BlockDiffusion { .. } => 2,
         Base::ComplementaryViews => 3,
@@ -46,12 +46,12 @@ fn sequence(n: usize, rule: MaskRule, block: u32, documents: usize) -> Vec<Place
 }
 
 /// Keys of a batch whose sequences hold different numbers of documents if `ragged`.
-fn keys(batch: usize, k_len: usize, rule: MaskRule, block: u32, ragged: bool) -> Vec<Place> {
+pub(crate) fn keys(batch: usize, k_len: usize, rule: MaskRule, block: u32, ragged: bool) -> Vec<Place> {
     (0..batch).flat_map(|b| sequence(k_len, rule, block, 1 + if ragged { b } else { 1 })).collect()
 }
 
 /// Queries drawn from the keys of their sequence; about one in eight belongs to no document and sees nothing.
-fn queries(seed: u64, batch: usize, q_len: usize, keys: &[Place]) -> Vec<Place> {
+pub(crate) fn queries(seed: u64, batch: usize, q_len: usize, keys: &[Place]) -> Vec<Place> {
     let (rng, k_len) = (Rng::new(seed, Stream::Test, 3), keys.len() / batch.max(1));
     (0..batch * q_len)
         .map(|i| {
@@ -65,7 +65,13 @@ fn queries(seed: u64, batch: usize, q_len: usize, keys: &[Place]) -> Vec<Place> 
 }
 
 /// A fused projection [queries | pad | keys | values | pad].
-fn fused(batch: usize, len: usize, groups: (usize, usize), head_dim: usize, pad: usize) -> AttentionShape {
+pub(crate) fn fused(
+    batch: usize,
+    len: usize,
+    groups: (usize, usize),
+    head_dim: usize,
+    pad: usize,
+) -> AttentionShape {
     let (heads, kv_heads) = (groups.0 * groups.1, groups.1);
     let (qw, kw) = (heads * head_dim, kv_heads * head_dim);
     let stride = qw + 2 * kw + 2 * pad;

@@ -50,6 +50,10 @@ impl Tiles {
     pub fn of(&self, b: usize) -> &[QueryTile] {
         if self.sequences.len() == 1 { &self.sequences[0] } else { &self.sequences[b] }
     }
+    /// How many sequences have lists of their own.
+    pub fn distinct(&self) -> usize {
+        self.sequences.len()
+    }
     /// (query, key) pairs that the kernels compute, for FLOP counts: tiles skipped are not counted.
     pub fn pairs(&self, batch: usize) -> u64 {
         let of = |t: &[QueryTile]| -> u64 {

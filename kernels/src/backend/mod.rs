@@ -5,6 +5,9 @@
 //! All matrices are row-major and packed; `At` names a tensor inside a larger buffer.
 
 pub mod cpu;
+// without the feature everything but the driver is still tested
+#[cfg(all(not(target_arch = "wasm32"), any(feature = "cuda", test)))]
+pub mod cuda;
 #[cfg(feature = "web")]
 pub mod web;
 
@@ -278,4 +281,8 @@ pub trait Train: Backend {
     fn read(&self, x: &Self::Buf) -> Vec<f32>;
     /// Part of a buffer on the host.
     fn read_range(&self, x: &Self::Buf, offset: usize, len: usize) -> Vec<f32>;
+    /// What went wrong first on a device that can fail in the middle of its work. Nothing was computed since then.
+    fn failure(&self) -> Option<String> {
+        None
+    }
 }

@@ -102,4 +102,4 @@ impl RowHead {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,7 +12,7 @@ use crate::rng::{Rng, Stream};
 use crate::tolerance::{EXACT, FINITE_DIFFERENCE, HEAD, HEAD_BACKWARD, RACE_MARGIN, assert_close};
 
 /// Token rows with repetitions, so that several ids have the same logit.
-fn table(seed: u64, vocab: usize, width: usize) -> Vec<f32> {
+pub(crate) fn table(seed: u64, vocab: usize, width: usize) -> Vec<f32> {
     let (rng, rows) = (Rng::new(seed, Stream::Test, 4), values(seed, vocab * width));
     (0..vocab)
         .flat_map(|v| {
@@ -27,7 +27,7 @@ fn table(seed: u64, vocab: usize, width: usize) -> Vec<f32> {
 }
 
 /// Up to three ids that are never chosen, fewer than `vocab`.
-fn forbidden(seed: u64, vocab: usize) -> Vec<u32> {
+pub(crate) fn forbidden(seed: u64, vocab: usize) -> Vec<u32> {
     let rng = Rng::new(seed, Stream::Test, 5);
     let mut ids: Vec<u32> =
         (0..3.min(vocab - 1) as u32).map(|i| rng.below(0, i, 0, vocab as u64) as u32).collect();
@@ -43,7 +43,7 @@ fn run(hidden: &[f32], table: &[f32], keys: &[u32], job: &HeadJob) -> Vec<RowHea
 }
 
 /// Everything a row of statistics claims, from f64 logits.
-fn check(row: &RowHead, z: &[f64], key: &[u32], job: &HeadJob) {
+pub(crate) fn check(row: &RowHead, z: &[f64], key: &[u32], job: &HeadJob) {
     let lp = reference::log_softmax(z);
     let lse = z.iter().zip(&lp).find(|(z, _)| z.is_finite()).map(|(z, l)| z - l).expect("a token is allowed");
     let mut order: Vec<usize> = (0..z.len()).filter(|v| z[*v].is_finite()).collect();
@@ -151,7 +151,7 @@ fn allowed(v: u32, vocab: usize, forbid: &[u32]) -> u32 {
     (0..vocab as u32).map(|i| (v + i) % vocab as u32).find(|v| !forbid.contains(v)).unwrap_or(v)
 }
 
-fn requests(seed: u64, rows: usize, vocab: usize, forbid: &[u32]) -> Vec<LossRow> {
+pub(crate) fn requests(seed: u64, rows: usize, vocab: usize, forbid: &[u32]) -> Vec<LossRow> {
     let (rng, c) = (Rng::new(seed, Stream::Test, 7), values(seed ^ 7, 2 * rows));
     (0..rows)
         .map(|r| LossRow {

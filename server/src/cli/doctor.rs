@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{CliError, bytes_text, data_dir};
 use crate::{
+    device::{Gpu, gpu},
     estimate::corpus_names,
     http::{self, VERSION},
     storage::{DataDir, Index, disk_space, write_atomic},
@@ -54,6 +55,11 @@ fn checks() -> Vec<Check> {
             false => simd.join(", "),
         },
     );
+    match gpu() {
+        Gpu::Works(what) => add("GPU", "ok", what),
+        Gpu::Absent(why) => add("GPU", "ok", format!("none: {why}; training computes on the processor")),
+        Gpu::Unusable(why) => add("GPU", "note", why),
+    }
     if let Some((total, free)) = http::memory() {
         add("memory", "ok", format!("{} of {} free", bytes_text(free), bytes_text(total)));
     }

@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hilda_engine::config::RunConfig;
 use hilda_engine::data::Tokenizer;
 use hilda_engine::data::corpus::Registry;
+use hilda_engine::model::Trunk;
 use hilda_engine::record::Status;
 use hilda_engine::train::{self, FolderError, Hooks, RunFolder, TrainError, checkpoint, input};
 
 use super::progress::Progress;
 use super::{CliError, data_dir, duration_text};
+use crate::device::{self, Device, Needs};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -62,7 +64,6 @@ pub fn run(args: Args) -> Result<(), CliError> {
         }
         (None, None) => return Err(CliError::BadInput("name a recipe, or a run with --run DIR".into())),
     };
-    check_device(&config.device)?;
     let registry = Registry::new(data_dir());
     let kept = checkpoint::list(&run).last().map(|s| checkpoint::folder(&run, *s).join("tokenizer.json"));
     let kept = kept.filter(|_| config.data.tokenizer.is_none()).filter(|p| p.exists());
@@ -70,6 +71,15 @@ pub fn run(args: Args) -> Result<(), CliError> {
     let data = input::read(&config, &run, &registry, tokenizer)?;
     if args.recipe.is_some() {
         train::check(&config, &data)?;
+    }
+    let trunk = Trunk::new(train::model_config(&config, &data)?);
+    let bytes = train::planned_bytes(&config, &trunk);
+    let needs = Needs { bytes, head_dim: trunk.config.head_dim };
+    let (device, unused) = device::open(&config.device, needs).map_err(bad)?;
+    if let Some(why) = unused {
+        eprintln!("computing on the CPU: {why}");
+    }
+    if args.recipe.is_some() {
         RunFolder::create(&run, &config)?;
     }
     let mut folder = RunFolder::open(&run)?;
@@ -95,10 +105,14 @@ pub fn run(args: Args) -> Result<(), CliError> {
             );
             last = Some(s.clone());
         },
-        device: format!("cpu, {} threads", hilda_kernels::par::threads()),
+        device: device.name(),
         command: "hilda train run.toml".into(),
     };
-    let outcome = train::train(hilda_kernels::Cpu, &mut folder, &config, &data, &mut hooks);
+    let outcome = match device {
+        Device::Cpu => train::train(hilda_kernels::Cpu, &mut folder, &config, &data, &mut hooks),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => train::train(cuda, &mut folder, &config, &data, &mut hooks),
+    };
     bar.finish();
     if args.json
         && let Some(s) = &last
@@ -135,15 +149,6 @@ pub fn use_threads(n: Option<usize>) -> Result<(), CliError> {
         Some(n) => Err(CliError::BadInput(format!("--threads {n} is outside 1..1024"))),
         None => Ok(()),
     }
-}
-
-fn check_device(device: &str) -> Result<(), CliError> {
-    if device.starts_with("cuda") {
-        return Err(CliError::BadInput(format!(
-            "device: {device} is not available: this build computes on the CPU only"
-        )));
-    }
-    Ok(())
 }
 
 /// Where a recipe's run would be, and its configuration with whole paths. Nothing is created.

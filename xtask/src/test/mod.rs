@@ -11,7 +11,7 @@ use libtest::Binary;
 use report::{Counts, Outcome, Report};
 
 use crate::shell::{self, Result};
-use crate::{page, serve, setup};
+use crate::{page, ptx, serve, setup};
 
 /// Pinned: the newest version that still runs on Node.js 18.
 const PLAYWRIGHT: (&str, &str) = ("playwright-core", "1.60.0");
@@ -35,6 +35,7 @@ const STEPS: &[Step] = &[
     Step { name: "fmt", about: "cargo fmt --check", slow: false, run: fmt },
     Step { name: "clippy", about: "clippy on every target, warnings denied", slow: false, run: clippy },
     Step { name: "clippy-wasm", about: "clippy on the page for WASM", slow: true, run: clippy_wasm },
+    Step { name: "ptx", about: "CUDA kernels give the PTX in the repository, within their budgets", slow: true, run: ptx },
     Step { name: "page", about: "the page within its size budget", slow: true, run: page },
     Step { name: "server", about: "the hilda program in release", slow: false, run: server },
     Step { name: "unit", about: "unit and property tests", slow: false, run: unit },
@@ -163,6 +164,16 @@ fn component(name: &str) -> Result<()> {
     rustup.args(["component", "add", name]).current_dir(shell::root());
     shell::run(rustup)
         .map_err(|error| format!("{name} is missing: rustup component add {name} ({error})").into())
+}
+
+fn ptx(_: &mut State) -> Result<Outcome> {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Ok(Outcome::Skipped("NVRTC and ptxas are fetched for Linux on x86-64 only".into()));
+    }
+    match ptx::tools() {
+        Ok(_) => check(ptx::checking()?),
+        Err(error) => Ok(Outcome::Skipped(format!("NVRTC and ptxas cannot be had: {error}"))),
+    }
 }
 
 fn page(_: &mut State) -> Result<Outcome> {

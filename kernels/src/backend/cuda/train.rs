@@ -1,0 +1,350 @@
+//! [`Train`] for [`Cuda`].
+
+use super::buffer::{CudaBuf, CudaIds};
+use super::launch::{args, pick};
+use super::mask::CudaMask;
+use super::ops::{attention_flags, head_rows, norm_sizes};
+use super::{Cuda, Device, Product};
+use crate::adam::AdamStep;
+use crate::backend::{At, AttentionShape, RopeShape, Train};
+use crate::glu::Gate;
+use crate::head::LossRow;
+use crate::norm::{NormKind, NormShape};
+
+/// Most shared memory of a block, bytes.
+const SHARED: usize = 48 << 10;
+
+/// (kernel over keys, kernel over queries, side of their tiles, bytes of shared memory of each)
+type BackwardKernels = (&'static str, &'static str, usize, [usize; 2]);
+
+fn backward_kernels(head_dim: usize) -> BackwardKernels {
+    // keys, values, queries, d_out; then P and dS, or dS alone
+    let bytes = |d: usize, b: usize| [4 * (4 * b * d + 2 * b * b), 4 * (4 * b * d + b * b)];
+    match head_dim {
+        0..=32 => ("attention_backward_keys_32", "attention_backward_queries_32", 32, bytes(32, 32)),
+        33..=64 => ("attention_backward_keys_64", "attention_backward_queries_64", 32, bytes(64, 32)),
+        65..=128 => ("attention_backward_keys_128", "attention_backward_queries_128", 16, bytes(128, 16)),
+        _ => panic!("attention_backward: head_dim {head_dim} is above 128, the largest CUDA kernel"),
+    }
+}
+
+impl<D: Device> Cuda<D> {
+    /// table[ids[r]] += scale d[r], in the order of the rows
+    fn add_rows(&self, d: u64, ids: u64, table: (u64, usize), scale: f32, rows: usize, width: usize) {
+        let kernel = pick(&[width], "scatter_add_rows_wide", "scatter_add_rows");
+        let columns = if width % 4 == 0 { 512 } else { 128 };
+        let args = args![d, ids, table.0, rows, width, table.1 as u32, scale];
+        self.launch(kernel, [rows, width.div_ceil(columns), 1], 128, 0, args);
+    }
+
+    /// out[c] += sum over p of parts[p, c]
+    fn sum_rows(&self, parts: u64, out: u64, count: usize, width: usize) {
+        self.launch("sum_rows", [width.div_ceil(256), 1, 1], 256, 0, args![parts, out, count, width]);
+    }
+}
+
+impl<D: Device> Train for Cuda<D> {
+    fn linear_backward_input(
+        &self,
+        dy: &CudaBuf<D>,
+        params: &CudaBuf<D>,
+        w: At,
+        dx: &mut CudaBuf<D>,
+        m: usize,
+        n: usize,
+        k: usize,
+    ) {
+        let op = "linear_backward_input";
+        let (a, b, c) = (dy.at(op, 0, m * n), params.at(op, w.offset, n * k), dx.at(op, 0, m * k));
+        let shape =
+            Product { a_transposed: false, b_transposed: false, a, b, c, m, n: k, k: n, accumulate: false };
+        self.product(shape);
+    }
+    fn linear_backward_weight(
+        &self,
+        dy: &CudaBuf<D>,
+        x: &CudaBuf<D>,
+        grads: &mut CudaBuf<D>,
+        w: At,
+        m: usize,
+        n: usize,
+        k: usize,
+    ) {
+        let op = "linear_backward_weight";
+        let (a, b, c) = (dy.at(op, 0, m * n), x.at(op, 0, m * k), grads.at(op, w.offset, n * k));
+        let shape =
+            Product { a_transposed: true, b_transposed: false, a, b, c, m: n, n: k, k: m, accumulate: true };
+        self.product(shape);
+    }
+    fn norm_backward(
+        &self,
+        dy: &CudaBuf<D>,
+        x: &CudaBuf<D>,
+        params: &CudaBuf<D>,
+        w: At,
+        b: Option<At>,
+        dx: &mut CudaBuf<D>,
+        grads: &mut CudaBuf<D>,
+        s: NormShape,
+    ) {
+        let (op, (nx, ny), n, width) = ("norm_backward", s.need(), s.rows * s.groups, s.width);
+        let (x_col, y_col) = (4 * s.x_col as u64, 4 * s.y_col as u64);
+        let (dy, x, dx) = (dy.at(op, 0, ny) + y_col, x.at(op, 0, nx) + x_col, dx.at(op, 0, nx) + x_col);
+        let (weight, dw) = (params.at(op, w.offset, width), grads.at(op, w.offset, width));
+        let db = b.map(|b| grads.at(op, b.offset, width));
+        if n * width == 0 {
+            return;
+        }
+        let held = width * (1 + db.is_some() as usize);
+        let warps = (SHARED / (4 * held)).min(4);
+        assert!(warps > 0, "{op}: rows of {width} values do not fit {SHARED} bytes of shared memory");
+        // as many blocks as run at once, whatever the rows: the parts stay few
+        let blocks = n.div_ceil(warps).min(8 * self.device().multiprocessors());
+        let chunk = n.div_ceil(blocks);
+        let blocks = n.div_ceil(chunk);
+        let parts = self.scratch(4 * blocks * held);
+        let b_parts = if db.is_some() { parts.at + 4 * (blocks * width) as u64 } else { 0 };
+        let layer = (s.kind == NormKind::Layer) as i32;
+        let (rows, groups, x_stride, y_stride) = (s.rows, s.groups, s.x_stride, s.y_stride);
+        let args = args![
+            dy, x, weight, dx, parts.at, b_parts, rows, groups, width, x_stride, y_stride, chunk, layer,
+            s.eps
+        ];
+        let kernel = pick(&norm_sizes(&s), "norm_rows_backward_wide", "norm_rows_backward");
+        self.launch(kernel, [blocks, 1, 1], 32 * warps as u32, 4 * warps * held, args);
+        self.sum_rows(parts.at, dw, blocks, width);
+        if let Some(db) = db {
+            self.sum_rows(b_parts, db, blocks, width);
+        }
+    }
+    fn add_bias_backward(&self, dy: &CudaBuf<D>, grads: &mut CudaBuf<D>, b: At, rows: usize, width: usize) {
+        let op = "add_bias_backward";
+        let (dy, db) = (dy.at(op, 0, rows * width), grads.at(op, b.offset, width));
+        if rows * width == 0 {
+            return;
+        }
+        // enough blocks of 256 columns to fill the device
+        let chunk = rows.div_ceil((8 * self.device().multiprocessors()).div_ceil(width.div_ceil(256)));
+        let count = rows.div_ceil(chunk);
+        let parts = self.scratch(4 * count * width);
+        let args = args![dy, parts.at, rows, width, chunk];
+        self.launch("bias_parts", [width.div_ceil(256), count, 1], 256, 0, args);
+        self.sum_rows(parts.at, db, count, width);
+    }
+    fn rope_backward(&self, dx: &mut CudaBuf<D>, positions: &CudaIds<D>, shape: RopeShape) {
+        let op = "rope_backward";
+        self.rotate(dx.at(op, 0, shape.rows * shape.stride), positions.at(op, shape.rows), shape, -1.0);
+    }
+    fn attention_backward(
+        &self,
+        d_out: &CudaBuf<D>,
+        qkv: &CudaBuf<D>,
+        out: &CudaBuf<D>,
+        lse: &CudaBuf<D>,
+        mask: &CudaMask<D>,
+        d_qkv: &mut CudaBuf<D>,
+        s: AttentionShape,
+    ) {
+        let op = "attention_backward";
+        assert!(s.q_len == s.k_len && s.q_stride == s.kv_stride, "{op}: fused projections only");
+        if s.batch == 0 {
+            return;
+        }
+        mask.check(op, &s);
+        let (rows, width) = (s.batch * s.q_len, s.heads * s.head_dim);
+        let (d_out, out) = (d_out.at(op, 0, rows * width), out.at(op, 0, rows * width));
+        let lse = lse.at(op, 0, rows * s.heads);
+        let columns = |base: u64| [s.q_col, s.k_col, s.v_col].map(|c| base + 4 * c as u64);
+        let [q, k, v] = columns(qkv.at(op, 0, rows * s.q_stride));
+        let [dq, dk, dv] = columns(d_qkv.at(op, 0, rows * s.q_stride));
+        let block = self.scratch(4 * rows * s.heads);
+        let delta = block.at;
+        self.each_warp(
+            "attention_delta",
+            rows * s.heads,
+            args![d_out, out, delta, rows * s.heads, s.head_dim],
+        );
+        let (keys, queries, side, shared) = backward_kernels(s.head_dim);
+        let flags = attention_flags(&s, mask.lists.shared);
+        let (at, lists) = (mask.memory.at, mask.lists);
+        let (starts, entries, bits) = (at + lists.keys.starts, at + lists.keys.entries, at + lists.bits);
+        let (group, len, hd, stride, scale) =
+            (s.heads / s.kv_heads, s.q_len, s.head_dim, s.q_stride, s.scale);
+        let tiles = s.q_len.div_ceil(side);
+        let args = args![
+            d_out, q, k, v, lse, delta, starts, entries, bits, dk, dv, len, group, hd, stride, flags, scale
+        ];
+        self.launch(keys, [tiles, s.kv_heads, s.batch], 128, shared[0], args);
+        let (starts, entries) = (at + lists.queries.starts, at + lists.queries.entries);
+        let args = args![
+            d_out, q, k, v, lse, delta, starts, entries, bits, dq, len, group, hd, stride, flags, scale
+        ];
+        self.launch(queries, [tiles, s.heads, s.batch], 128, shared[1], args);
+    }
+    fn glu_backward(
+        &self,
+        gate: Gate,
+        dy: &CudaBuf<D>,
+        gate_up: &CudaBuf<D>,
+        d: &mut CudaBuf<D>,
+        rows: usize,
+        width: usize,
+    ) {
+        let (n, op) = (rows * width, "glu_backward");
+        let (dy, x, d) = (dy.at(op, 0, n), gate_up.at(op, 0, 2 * n), d.at(op, 0, 2 * n));
+        let per = if width % 4 == 0 { 4 } else { 1 };
+        let kernel = pick(&[width], "glu_backward_wide", "glu_backward");
+        self.each(kernel, n / per, args![dy, x, d, rows, width, gate == Gate::Gelu]);
+    }
+    fn gelu_backward(&self, dy: &CudaBuf<D>, x: &CudaBuf<D>, d: &mut CudaBuf<D>, n: usize) {
+        let op = "gelu_backward";
+        let (dy, x, d) = (dy.at(op, 0, n), x.at(op, 0, n), d.at(op, 0, n));
+        self.each("gelu_backward", n.div_ceil(4), args![dy, x, d, n]);
+    }
+    fn embed_backward(
+        &self,
+        ids: &CudaIds<D>,
+        d: &CudaBuf<D>,
+        grads: &mut CudaBuf<D>,
+        table: At,
+        scale: f32,
+        rows: usize,
+        width: usize,
+    ) {
+        let op = "embed_backward";
+        let (d, ids, t) =
+            (d.at(op, 0, rows * width), ids.at(op, rows), grads.at(op, table.offset, table.len));
+        self.add_rows(d, ids, (t, table.len / width.max(1)), scale, rows, width);
+    }
+    fn scatter(&self, d: &CudaBuf<D>, rows: &CudaIds<D>, out: &mut CudaBuf<D>, n: usize, width: usize) {
+        self.zero(out);
+        let (d, ids, to) =
+            (d.at("scatter", 0, n * width), rows.at("scatter", n), out.at("scatter", 0, out.len));
+        self.add_rows(d, ids, (to, out.len / width.max(1)), 1.0, n, width);
+    }
+    fn head_loss(
+        &self,
+        hidden: &CudaBuf<D>,
+        params: &CudaBuf<D>,
+        table: At,
+        rows: &[LossRow],
+        forbid: &[u32],
+        width: usize,
+        backward: Option<(&mut CudaBuf<D>, &mut CudaBuf<D>)>,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let (op, n_rows, vocab) = ("head_loss", rows.len(), table.len / width);
+        if n_rows == 0 {
+            return (vec![], vec![]);
+        }
+        let (h, t) = (hidden.at(op, 0, n_rows * width), params.at(op, table.offset, vocab * width));
+        let to =
+            backward.map(|(dh, g)| (dh.at(op, 0, n_rows * width), g.at(op, table.offset, vocab * width)));
+        let words = rows.iter().flat_map(|r| [r.target, r.d_log_p.to_bits(), r.d_entropy.to_bits()]);
+        let (asked, forbidden) = (self.upload_words(&words.collect::<Vec<_>>()), self.upload_words(forbid));
+        // log-probabilities, then entropies
+        let answers = self.scratch(8 * n_rows);
+        let tile = head_rows(n_rows, vocab);
+        let z = self.scratch(4 * tile * vocab);
+        for r0 in (0..n_rows).step_by(tile) {
+            let (n, at) = (tile.min(n_rows - r0), 4 * (r0 * width) as u64);
+            let shape = Product {
+                a_transposed: false,
+                b_transposed: true,
+                a: h + at,
+                b: t,
+                c: z.at,
+                m: n,
+                n: vocab,
+                k: width,
+                accumulate: false,
+            };
+            self.product(shape);
+            let (log_p, entropy) = (answers.at + 4 * r0 as u64, answers.at + 4 * (n_rows + r0) as u64);
+            let rows = asked.at + 12 * r0 as u64;
+            let args = args![z.at, rows, forbidden.at, forbid.len(), log_p, entropy, vocab, to.is_some()];
+            self.launch("head_loss", [n, 1, 1], 256, 0, args);
+            if let Some((dh, dt)) = to {
+                self.product(Product {
+                    b_transposed: false,
+                    a: z.at,
+                    c: dh + at,
+                    n: width,
+                    k: vocab,
+                    ..shape
+                });
+                self.product(Product {
+                    a_transposed: true,
+                    b_transposed: false,
+                    a: z.at,
+                    b: h + at,
+                    c: dt,
+                    m: vocab,
+                    n: width,
+                    k: n,
+                    accumulate: true,
+                });
+            }
+        }
+        let mut log_p = self.download(answers.at, 2 * n_rows);
+        let entropy = log_p.split_off(n_rows);
+        (log_p, entropy)
+    }
+    fn pairs(&self, mask: &CudaMask<D>, batch: usize) -> u64 {
+        mask.tiles.pairs(batch)
+    }
+    fn zero(&self, x: &mut CudaBuf<D>) {
+        if x.len > 0 {
+            self.core.run(|d| d.zero(x.block.at, 4 * x.len));
+        }
+    }
+    fn sum_squares(&self, x: &CudaBuf<D>) -> f64 {
+        if x.len == 0 {
+            return 0.0;
+        }
+        let count = x.len.div_ceil(4096);
+        let (parts, out) = (self.scratch(4 * count), self.scratch(8));
+        self.launch("square_parts", [count, 1, 1], 256, 0, args![x.block.at, parts.at, x.len]);
+        self.launch("sum_parts", [1, 1, 1], 256, 0, args![parts.at, out.at, count]);
+        let mut sum = [0u8; 8];
+        match self.core.run(|d| d.download(out.at, &mut sum)) {
+            Some(()) => f64::from_le_bytes(sum),
+            None => f64::NAN,
+        }
+    }
+    fn adamw(
+        &self,
+        w: &mut CudaBuf<D>,
+        g: &CudaBuf<D>,
+        m: &mut CudaBuf<D>,
+        v: &mut CudaBuf<D>,
+        ema: Option<&mut CudaBuf<D>>,
+        s: AdamStep,
+    ) {
+        let n = w.len;
+        assert!(g.len == n && m.len == n && v.len == n, "adamw: lengths differ");
+        let (keep, i1, i2) = (1.0 - s.lr * s.weight_decay, 1.0 / s.correction1, 1.0 / s.correction2);
+        let [w, g, m, v] = [w.block.at, g.block.at, m.block.at, v.block.at];
+        match (ema, s.ema) {
+            (Some(ema), Some(decay)) => {
+                assert_eq!(ema.len, n, "adamw: ema length differs");
+                let e = ema.block.at;
+                let (scale, rate) = (s.grad_scale, 1.0 - decay);
+                let args = args![w, g, m, v, e, n, s.lr, s.beta1, s.beta2, s.eps, keep, i1, i2, scale, rate];
+                self.each("adamw_average", n.div_ceil(4), args);
+            }
+            _ => {
+                let args = args![w, g, m, v, n, s.lr, s.beta1, s.beta2, s.eps, keep, i1, i2, s.grad_scale];
+                self.each("adamw", n.div_ceil(4), args);
+            }
+        }
+    }
+    fn read(&self, x: &CudaBuf<D>) -> Vec<f32> {
+        self.download(x.block.at, x.len)
+    }
+    fn read_range(&self, x: &CudaBuf<D>, offset: usize, len: usize) -> Vec<f32> {
+        self.download(x.at("read_range", offset, len), len)
+    }
+    fn failure(&self) -> Option<String> {
+        self.first_failure().map(|e| e.to_string())
+    }
+}

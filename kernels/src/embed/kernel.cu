@@ -1,0 +1,81 @@
+// Rows by index: gathering, and the gradient that adds rows into a table.
+//
+// The order of a sum decides its bits, so no float atomics: the block of row r does the work of a whole id if r is
+// the id's first row, else it ends. It finds the id's rows by scanning `ids`, 4 bytes a row that stay in the L2, and
+// adds them in ascending order, as the CPU does. No sorting, no list to build on the host.
+#include "cuda.cuh"
+
+/// out[r, i] = scale table[ids[r], i], [rows, width]; a row outside the table gives zeros
+template <int V>
+__device__ __forceinline__ void gather(const float* table, const unsigned* ids, float* out, int rows, int width,
+                                       unsigned table_rows, float scale) {
+  int packs = width / V;
+  size_t total = static_cast<size_t>(rows) * packs;
+  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < total;
+       i += static_cast<size_t>(gridDim.x) * blockDim.x) {
+    int row = i / packs, at = i % packs * V;
+    unsigned id = ids[row];
+    Pack<V> v = {};
+    if (id < table_rows) v = Pack<V>::load(table + static_cast<size_t>(id) * width + at);
+#pragma unroll
+    for (int e = 0; e < V; e++) v.x[e] *= scale;
+    v.store(out + static_cast<size_t>(row) * width + at);
+  }
+}
+extern "C" __global__ void __launch_bounds__(256)
+    gather_rows(const float* __restrict__ table, const unsigned* __restrict__ ids, float* __restrict__ out, int rows,
+                int width, unsigned table_rows, float scale) {
+  gather<1>(table, ids, out, rows, width, table_rows, scale);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    gather_rows_wide(const float* __restrict__ table, const unsigned* __restrict__ ids, float* __restrict__ out,
+                     int rows, int width, unsigned table_rows, float scale) {
+  gather<4>(table, ids, out, rows, width, table_rows, scale);
+}
+
+constexpr int THREADS = 128, WARPS = THREADS / 32;
+
+/// table[ids[r]] += scale d[r]; block (row, columns THREADS V y ..)
+template <int V>
+__device__ __forceinline__ void scatter_add(unsigned* matches, const float* d, const unsigned* ids, float* table,
+                                            int rows, int width, unsigned table_rows, float scale) {
+  int first = blockIdx.x, col = (blockIdx.y * THREADS + threadIdx.x) * V;
+  unsigned id = ids[first];
+  if (id >= table_rows) return;
+  for (int r0 = 0; r0 < first; r0 += THREADS) {
+    int r = r0 + threadIdx.x;
+    if (__syncthreads_or(r < first && ids[r] == id)) return;
+  }
+  float* to = table + static_cast<size_t>(id) * width + col;
+  Pack<V> sum = {};
+  if (col < width) sum = Pack<V>::load(to);
+  for (int r0 = first; r0 < rows; r0 += THREADS) {
+    int r = r0 + threadIdx.x;
+    unsigned mine = __ballot_sync(ALL, r < rows && ids[r] == id);
+    if (threadIdx.x % 32 == 0) matches[threadIdx.x / 32] = mine;
+    __syncthreads();
+    for (int w = 0; w < WARPS; w++) {
+      for (unsigned left = matches[w]; left != 0; left &= left - 1) {
+        int row = r0 + 32 * w + __ffs(left) - 1;
+        if (col >= width) continue;
+        Pack<V> v = Pack<V>::load(d + static_cast<size_t>(row) * width + col);
+#pragma unroll
+        for (int e = 0; e < V; e++) sum.x[e] += v.x[e] * scale;
+      }
+    }
+    __syncthreads();
+  }
+  if (col < width) sum.store(to);
+}
+extern "C" __global__ void __launch_bounds__(THREADS)
+    scatter_add_rows(const float* __restrict__ d, const unsigned* __restrict__ ids, float* __restrict__ table,
+                     int rows, int width, unsigned table_rows, float scale) {
+  __shared__ unsigned matches[WARPS];
+  scatter_add<1>(matches, d, ids, table, rows, width, table_rows, scale);
+}
+extern "C" __global__ void __launch_bounds__(THREADS)
+    scatter_add_rows_wide(const float* __restrict__ d, const unsigned* __restrict__ ids, float* __restrict__ table,
+                          int rows, int width, unsigned table_rows, float scale) {
+  __shared__ unsigned matches[WARPS];
+  scatter_add<4>(matches, d, ids, table, rows, width, table_rows, scale);
+}
