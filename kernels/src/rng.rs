@@ -135,7 +135,7 @@ impl Rng {
         let v = self.uniform(step, position, 2 * lane + 1);
         (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
     }
-    /// Standard exponential in f32 for the token race: -log1p(-u) with u from 64 bits, so that values near 0
+    /// Standard exponential in f32 for the token race: -ln(1 - u) with u from 64 bits, so that values at both ends
     /// keep their full relative precision (`methods/decoding.md` 2.3; arXiv 2409.02908).
     #[inline(always)]
     pub fn exponential(&self, step: u32, position: u32, lane: u32) -> f32 {
@@ -152,13 +152,14 @@ impl Rng {
     }
 }
 
-/// u = hi 2^-32 + lo 2^-64, with full relative precision near 0.
+/// u = (hi 2^32 + lo + 1/2) 2^-64, with full relative precision near 0; never 0.
 #[inline(always)]
 pub fn race_uniform(hi: u32, lo: u32) -> f32 {
     hi as f32 * (1.0 / 4_294_967_296.0) + (lo as f32 + 0.5) * (1.0 / 18_446_744_073_709_551_616.0)
 }
 
-/// E = -log1p(-u), u = hi 2^-32 + lo 2^-64 (never 0: the smallest draw is 2^-65).
+/// E = -ln(1 - u). With n = hi 2^32 + lo and u = (n + 1/2) 2^-64, 1 - u is exactly (!n + 1/2) 2^-64, so neither end
+/// loses precision: E runs from 2^-65 to 65 ln 2.
 #[inline(always)]
 pub fn race_exponential(hi: u32, lo: u32) -> f32 {
     let u = race_uniform(hi, lo);
@@ -166,7 +167,7 @@ pub fn race_exponential(hi: u32, lo: u32) -> f32 {
         // series of -log1p(-u): relative error below 1e-8 here
         u * (1.0 + u * (0.5 + u * (1.0 / 3.0 + u * 0.25)))
     } else {
-        -(1.0 - u).max(f32::MIN_POSITIVE).ln()
+        -race_uniform(!hi, !lo).ln()
     }
 }
 
@@ -224,12 +225,25 @@ mod tests {
     }
 
     #[test]
-    fn small_exponentials_keep_relative_precision() {
-        for (hi, lo) in [(0, 0), (0, 12345), (1, 0), (1 << 20, 77), (1 << 26, 3)] {
-            let u = (hi as f64 + (lo as f64 + 0.5) / 4294967296.0) / 4294967296.0;
-            let want = -(-u).ln_1p();
+    fn exponentials_keep_relative_precision_at_both_ends() {
+        let ends = [(0, 0), (0, 12345), (1, 0), (1 << 20, 77), (1 << 26, 3), (42949672, !0), (42949673, 0)];
+        let high = ends.map(|(hi, lo): (u32, u32)| (!hi, !lo));
+        let r = Rng::new(3, Stream::Test, 1);
+        let middle = (0..1000).map(|i| r.bits(0, i, 0));
+        for (hi, lo) in ends.into_iter().chain(high).chain([(1 << 31, 0)]).chain(middle) {
+            let uniform = |hi: u32, lo: u32| (hi as f64 + (lo as f64 + 0.5) / 4294967296.0) / 4294967296.0;
+            // the nearer end in f64, which has no more bits for the farther one than f32 had for u
+            let u = uniform(hi, lo);
+            let want = if u < 0.5 { -(-u).ln_1p() } else { -uniform(!hi, !lo).ln() };
             let got = race_exponential(hi, lo) as f64;
-            assert!((got - want).abs() <= 3e-7 * want, "{hi} {lo}: {got} {want}");
+            // where the series ends, 1 - u = 0.99 is known to 2^-25
+            let rounding = if u < 1e-2 { 0.0 } else { 2f64.powi(-25) };
+            assert!((got - want).abs() <= 3e-7 * want + rounding, "{hi} {lo}: {got} {want}");
         }
+        assert!((race_exponential(!0, !0) - 65.0 * std::f32::consts::LN_2).abs() < 1e-5);
+        assert!(
+            race_exponential(!0, 0) < race_exponential(!0, 1 << 20),
+            "u = 1 in f32 is not the end of the race"
+        );
     }
 }

@@ -106,10 +106,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                         second = max(second, z);
                     }
                     if (p.race == 1u) {
-                        let u = race_uniform(select(bits.xy, bits.zw, half == 1u));
+                        let draw = select(bits.xy, bits.zw, half == 1u);
+                        let u = race_uniform(draw);
                         // E >= u: most ids cannot win, and take no logarithm
                         if (ln_bound(u) - z * p.inverse_temperature < runner_up) {
-                            let time = ln(race_exponential(u)) - z * p.inverse_temperature;
+                            let time = ln(race_exponential(draw, u)) - z * p.inverse_temperature;
                             if (time < best) {
                                 runner_up = best;
                                 best = time;

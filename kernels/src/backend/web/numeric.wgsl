@@ -53,10 +53,10 @@ fn ln_bound(u: f32) -> f32 {
     return (f32(bitcast<i32>(u)) * 0x1p-23 - 127.0) * 0.6931472 - 1e-3;
 }
 
-// E = -ln(1 - u)
-fn race_exponential(u: f32) -> f32 {
+// E = -ln(1 - u) of u = race_uniform(bits); 1 - u is the uniform of the inverted bits
+fn race_exponential(bits: vec2<u32>, u: f32) -> f32 {
     if (u < 1e-2) {
         return u * (1.0 + u * (0.5 + u * (1.0 / 3.0 + u * 0.25)));
     }
-    return -ln(max(1.0 - u, 0x1p-126));
+    return -ln(race_uniform(~bits));
 }
