@@ -148,6 +148,27 @@ fn rayon_pool(threads: usize) -> impl Fn(&mut (dyn FnMut() + Send)) {
     move |f| pool.install(f)
 }
 
+/// The model's own drafts are keyed by step and position: stopping, threads and micro-batches do not matter to them.
+#[test]
+fn drafted_editing_rows_resume_bit_for_bit() {
+    let phases = PHASES.replace("rate = 0.3", "rate = 0.8, noise = \"drafts\"");
+    assert_ne!(phases, PHASES);
+    let (config, input) = (recipe("", &phases), input());
+    let weights = |d: &Path| std::fs::read(checkpoint::folder(d, 8).join("model.safetensors")).unwrap();
+    let whole = start(&config);
+    rayon_pool(1)(&mut || assert_eq!(go(whole.path(), &input, 100).unwrap(), Outcome::Finished));
+    let parts = start(&config);
+    rayon_pool(2)(&mut || {
+        assert_eq!(go(parts.path(), &input, 6).unwrap(), Outcome::Stopped);
+        assert_eq!(go(parts.path(), &input, 100).unwrap(), Outcome::Finished);
+    });
+    assert_eq!(losses(parts.path()), losses(whole.path()));
+    assert!(weights(parts.path()) == weights(whole.path()), "weights differ after a stop");
+    let uniform = start(&recipe("", PHASES));
+    go(uniform.path(), &input, 100).unwrap();
+    assert!(losses(uniform.path()) != losses(whole.path()), "drafts are not uniform noise");
+}
+
 #[test]
 fn it_learns() {
     let phases = "[[phase]]\nobjective = \"ar\"\ntokens = 10240\nlr = { peak = 2e-2, warmup = 5 }";

@@ -8,7 +8,9 @@ pub mod phase;
 pub mod run;
 
 pub use model::{Arch, Family, Mlp, ModelConfig, ModelSpec, Sliding};
-pub use phase::{BlockSizes, EditSpec, EmaPolicy, LrSpec, Objective, OptimiserPolicy, Phase, Weighting};
+pub use phase::{
+    BlockSizes, EditSpec, EmaPolicy, LrSpec, Noise, Objective, OptimiserPolicy, Phase, Weighting,
+};
 pub use run::{
     BatchSpec, CheckpointSpec, ConfigError, DataSpec, EvalSpec, OptimiserSpec, PackingSpec, RunConfig,
     SampleSpec,

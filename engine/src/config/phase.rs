@@ -84,6 +84,26 @@ pub struct EditSpec {
     /// weight of the mean cross-entropy over clean visible tokens
     #[serde(default = "tenth")]
     pub lambda_keep: f64,
+    /// where wrong tokens come from
+    #[serde(default, skip_serializing_if = "Noise::is_uniform")]
+    pub noise: Noise,
+}
+
+/// Wrong tokens of editing rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Noise {
+    /// uniform ordinary ids
+    #[default]
+    Uniform,
+    /// the model's own draws, all of a block at once (one more forward a step)
+    Drafts,
+}
+
+impl Noise {
+    fn is_uniform(&self) -> bool {
+        *self == Noise::Uniform
+    }
 }
 fn half() -> f64 {
     0.5

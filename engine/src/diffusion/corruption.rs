@@ -169,6 +169,7 @@ impl Corruption {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Noise;
 
     fn process(shift: bool, edit: Option<EditSpec>, per_block: bool) -> Corruption {
         Corruption {
@@ -190,8 +191,11 @@ mod tests {
 
     #[test]
     fn only_picks_are_corrupted_and_the_first_token_survives_a_shift() {
-        let c =
-            process(true, Some(EditSpec { mix: 1.0, rate: 0.5, lambda_edit: 1.0, lambda_keep: 0.1 }), true);
+        let c = process(
+            true,
+            Some(EditSpec { mix: 1.0, rate: 0.5, lambda_edit: 1.0, lambda_keep: 0.1, noise: Noise::Uniform }),
+            true,
+        );
         let x: Vec<u32> = (0..32).map(|i| 3 + i % 30).collect();
         for step in 0..50 {
             for plan in c.draw(step, &[&x, &x], &[row(32, 8), row(32, 8)]) {

@@ -1,6 +1,7 @@
 //! Training: batches, optimiser, schedules, checkpoints, the loop and its run folder.
 
 pub mod checkpoint;
+mod drafts;
 pub mod folder;
 pub mod input;
 pub mod samples;

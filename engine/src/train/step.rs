@@ -3,10 +3,11 @@
 use hilda_kernels::Train;
 use hilda_kernels::adam::AdamStep;
 
-use crate::config::{EmaPolicy, Objective, Phase, RunConfig};
+use super::drafts::{self, Scratch, draft};
+use crate::config::{EmaPolicy, Noise, Objective, Phase, RunConfig};
 use crate::data::{Packed, Row, places};
 use crate::diffusion::batch::{Normaliser, assemble, causal, causal_count};
-use crate::diffusion::{Corruption, Micro};
+use crate::diffusion::{Corruption, Micro, RowPlan};
 use crate::model::{Plan, Trunk};
 use hilda_kernels::rng::{Rng, Stream};
 
@@ -24,6 +25,8 @@ pub struct Learner<B: Train> {
     /// updates since the average began
     pub ema_updates: u64,
     plan: Plan<B>,
+    /// what drafting needs, from the first phase on that drafts
+    drafts: Option<Scratch<B>>,
 }
 
 /// What one step reports.
@@ -44,12 +47,25 @@ impl<B: Train> Learner<B> {
         backend.write(&mut p, 0, params);
         let plan = trunk.plan(&backend, plan_rows, true);
         let (grads, m, v) = (backend.buf(n), backend.buf(n), backend.buf(n));
-        Learner { backend, trunk, params: p, grads, m, v, ema: None, updates: 0, ema_updates: 0, plan }
+        Learner {
+            backend,
+            trunk,
+            params: p,
+            grads,
+            m,
+            v,
+            ema: None,
+            updates: 0,
+            ema_updates: 0,
+            plan,
+            drafts: None,
+        }
     }
 
     /// Bytes of weights, gradients, moments, average and activations.
     pub fn bytes(&self) -> usize {
-        4 * self.trunk.layout.total * (4 + self.ema.is_some() as usize) + self.plan.bytes()
+        let drafts = self.drafts.as_ref().map_or(0, |s| s.bytes(&self.trunk));
+        4 * self.trunk.layout.total * (4 + self.ema.is_some() as usize) + self.plan.bytes() + drafts
     }
 
     /// The weights that are evaluated: the average if it is on.
@@ -143,9 +159,9 @@ impl<B: Train> Learner<B> {
     ) -> StepReport {
         let indices = rows_of_step(config.seed, data.len(), config.batch.rows, step);
         let rows: Vec<Row> = indices.iter().map(|i| data.row(*i as usize)).collect();
-        let micros = micro_batches(config, &self.trunk, phase, &rows, step);
         self.zero_grads();
-        let (mut loss, mut flops) = (0.0, 0.0);
+        let (micros, drafting) = self.micro_batches(config, phase, &rows, step);
+        let (mut loss, mut flops) = (0.0, drafting);
         for m in &micros {
             let (l, f) = self.accumulate(m);
             (loss, flops) = (loss + l, flops + f);
@@ -154,6 +170,46 @@ impl<B: Train> Learner<B> {
         let tokens = (rows.len() * data.length) as u64;
         StepReport { loss, grad_norm, lr, tokens, flops }
     }
+
+    /// The micro-batches of a step, their wrong tokens drafted by the model if the phase says so, and the FLOPs of that.
+    fn micro_batches(
+        &mut self,
+        config: &RunConfig,
+        phase: &Phase,
+        rows: &[Row],
+        step: u64,
+    ) -> (Vec<Micro>, f64) {
+        if !draws(phase) {
+            return (micro_batches(config, &self.trunk, phase, rows, step), 0.0);
+        }
+        let (mut plans, block) = corrupt(config, &self.trunk, phase, rows, step);
+        let (b, trunk) = (&self.backend, &self.trunk);
+        let scratch = self.drafts.get_or_insert_with(|| Scratch::new(b, trunk, draft_rows(config)));
+        let flops = draft(
+            b,
+            trunk,
+            &self.params,
+            &mut self.plan,
+            scratch,
+            config,
+            phase,
+            rows,
+            block,
+            &mut plans,
+            step,
+        );
+        (cut(config, phase, rows, &plans, block), flops)
+    }
+}
+
+/// Does the phase draw its wrong tokens from the model?
+fn draws(phase: &Phase) -> bool {
+    phase.edit.is_some_and(|e| e.noise == Noise::Drafts)
+}
+
+/// Most tokens drafted in one forward.
+fn draft_rows(config: &RunConfig) -> usize {
+    micro_rows(config) * config.data.packing.length
 }
 
 /// Rows of global step `step`: a new permutation each epoch, an incomplete last batch is dropped. A corpus with
@@ -177,7 +233,9 @@ pub fn micro_rows(config: &RunConfig) -> usize {
 /// is allocated; equal to [`Learner::bytes`] of the run with the average on, if any phase has one.
 pub fn planned_bytes(config: &RunConfig, trunk: &Trunk) -> usize {
     let average = config.phases.iter().any(|p| p.ema != EmaPolicy::Off);
-    4 * trunk.layout.total * (4 + usize::from(average)) + trunk.plan_bytes(plan_rows(config), true)
+    let drafting = config.phases.iter().any(draws);
+    let drafts = if drafting { drafts::bytes(trunk, draft_rows(config)) } else { 0 };
+    4 * trunk.layout.total * (4 + usize::from(average)) + trunk.plan_bytes(plan_rows(config), true) + drafts
 }
 
 /// Hidden rows a training plan needs.
@@ -195,16 +253,28 @@ pub fn micro_batches(
     step: u64,
 ) -> Vec<Micro> {
     let packing = &config.data.packing;
-    let micro = micro_rows(config);
     if phase.objective == Objective::Ar {
+        let micro = micro_rows(config);
         let counted: usize = rows.iter().map(|r| causal_count(r, packing)).sum();
         let norm = 1.0 / counted.max(1) as f64;
         return rows.chunks(micro).map(|c| causal(c, packing, norm)).collect();
     }
+    let (plans, block) = corrupt(config, trunk, phase, rows, step);
+    cut(config, phase, rows, &plans, block)
+}
+
+/// Corruption of the global batch, and the size of its blocks (None: whole rows).
+fn corrupt(
+    config: &RunConfig,
+    trunk: &Trunk,
+    phase: &Phase,
+    rows: &[Row],
+    step: u64,
+) -> (Vec<RowPlan>, Option<usize>) {
+    let packing = &config.data.packing;
     let sizes = phase.block_size.as_ref().map_or(vec![0], |b| b.list());
     let which = Rng::new(config.seed, Stream::Choice, 0).below(step as u32, 0, 0, sizes.len() as u64);
     let block = sizes[which as usize];
-    let streams = (block > 0).then_some(block);
     let process = Corruption {
         seed: config.seed,
         mask_id: trunk.config.mask_id,
@@ -219,8 +289,19 @@ pub fn micro_batches(
     };
     let tokens: Vec<&[u32]> = rows.iter().map(|r| r.tokens).collect();
     let noisy: Vec<_> = rows.iter().map(|r| places(r, packing, block, 1)).collect();
-    let plans = process.draw(step as u32, &tokens, &noisy);
-    let norm = Normaliser::new(&plans, phase.edit);
+    (process.draw(step as u32, &tokens, &noisy), (block > 0).then_some(block))
+}
+
+/// Cuts a corrupted global batch into micro-batches.
+fn cut(
+    config: &RunConfig,
+    phase: &Phase,
+    rows: &[Row],
+    plans: &[RowPlan],
+    block: Option<usize>,
+) -> Vec<Micro> {
+    let micro = micro_rows(config);
+    let norm = Normaliser::new(plans, phase.edit);
     let pairs = rows.chunks(micro).zip(plans.chunks(micro));
-    pairs.map(|(r, p)| assemble(r, p, packing, streams, phase.shift, norm)).collect()
+    pairs.map(|(r, p)| assemble(r, p, &config.data.packing, block, phase.shift, norm)).collect()
 }

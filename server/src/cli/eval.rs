@@ -1,4 +1,5 @@
 //! `hilda eval nelbo`: the likelihood of text under a model, with its estimator's name and standard error.
+//! `hilda eval repair` is in `repair.rs`.
 
 use std::path::PathBuf;
 
@@ -25,6 +26,8 @@ pub struct Args {
 enum What {
     /// Negative log-likelihood or its bound, nats per counted token
     Nelbo(Nelbo),
+    /// How many wrong tokens a model's edits put right, and how many right ones they spoil
+    Repair(super::repair::Args),
 }
 
 #[derive(clap::Args)]
@@ -60,7 +63,10 @@ struct Nelbo {
 }
 
 pub fn run(args: Args) -> Result<(), CliError> {
-    let What::Nelbo(a) = args.what;
+    let a = match args.what {
+        What::Nelbo(a) => a,
+        What::Repair(a) => return super::repair::run(a),
+    };
     let bad = |m: String| CliError::BadInput(m);
     if !(1..=4096).contains(&a.k) {
         return Err(bad(format!("--k {} is outside 1..4096", a.k)));

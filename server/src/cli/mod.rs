@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod eval;
 pub mod parity;
 pub mod progress;
+mod repair;
 pub mod runs;
 pub mod sample;
 pub mod serve;
