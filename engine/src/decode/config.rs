@@ -83,6 +83,16 @@ fn yes() -> bool {
 }
 
 impl DecodeConfig {
+    /// Is the row that predicts `pos` computed from the token at `pos`? With the logit shift it is the row before, which
+    /// sees `pos` inside its own block only.
+    pub fn informed(&self, pos: u32) -> bool {
+        !self.shift
+            || match self.attention {
+                Attention::Causal => false,
+                Attention::BlockCausal => !pos.is_multiple_of(self.block_size.max(1)),
+                Attention::Bidirectional => true,
+            }
+    }
     /// Greedy threshold decoding of a bidirectional model in one block; change the fields you care about.
     pub fn new(prompt: Vec<u32>, length: u32, vocab: u32, mask_id: u32) -> DecodeConfig {
         DecodeConfig {

@@ -370,7 +370,8 @@ impl Decoder {
                 let active = range.contains(pos);
                 let held = if active { run.held[(pos - range.start) as usize].as_slice() } else { &[] };
                 let (status, current) = (self.state.status(*pos), self.state.id(*pos));
-                Row { pos: *pos, status, current, active, head, held }
+                let informed = self.config.informed(*pos);
+                Row { pos: *pos, status, current, active, informed, head, held }
             })
             .collect();
         let view = View {

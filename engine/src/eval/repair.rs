@@ -75,7 +75,9 @@ pub fn repair<B: Train>(
             let mut edited = false;
             for (i, (id, p)) in best.into_iter().enumerate() {
                 let column = if start == 0 { i + 1 } else { i };
-                if id == now[column] || p <= r.threshold {
+                // a row that does not read the token it would replace edits nothing (decode/policy/edit.rs)
+                let blind = column == 0 && session.weights().shift;
+                if blind || id == now[column] || p <= r.threshold {
                     continue;
                 }
                 match (now[column] == truth[column], id == truth[column]) {

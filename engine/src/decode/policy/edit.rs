@@ -3,6 +3,10 @@
 //! if p(v) > tau_edit. tau_edit = 0 therefore edits whenever the argmax differs; editing is off only if it is
 //! absent. When no mask is left, up to `max_post` forwards of edits only, until one changes nothing.
 //!
+//! A row that does not read the token it would replace has nothing to say about it (with the logit shift a block's first
+//! position is predicted from the finished block before): it is not edited. At temperature 0 it would not be anyway,
+//! since the same row wrote the token.
+//!
 //! Guard against oscillation (ours, not the paper's): a position may come back to a token it held before at most
 //! `max_returns` times since its block was opened.
 
@@ -14,7 +18,7 @@ pub(super) fn edits(view: &View, tau_edit: f32, max_returns: Option<u32>) -> (Ve
     let edits: Vec<Action> = view
         .rows
         .iter()
-        .filter(|r| r.active && matches!(r.status, Status::Committed { .. }))
+        .filter(|r| r.active && r.informed && matches!(r.status, Status::Committed { .. }))
         .filter(|r| r.head.argmax != r.current && r.p_max() > tau_edit)
         .filter(|r| {
             let times = r.held.iter().filter(|t| **t == r.head.argmax).count() as u32;

@@ -38,6 +38,8 @@ pub struct Row<'a> {
     pub current: u32,
     /// inside the active block: only these may be acted upon
     pub active: bool,
+    /// its distribution was computed from the token that stands there, too
+    pub informed: bool,
     pub head: &'a RowHead,
     /// tokens this position held since its block was opened, the current one last
     pub held: &'a [u32],

@@ -175,3 +175,28 @@ fn edits_precede_the_store_pass() {
         net.log.iter().filter(|r| r.cache == CacheOp::Store).flat_map(|r| r.ids.clone()).collect();
     assert_eq!(stored, d.state().ids()[..16]);
 }
+
+/// With the logit shift a block's first position is predicted without a look at its token: sampled there, it stays.
+#[test]
+fn rows_that_do_not_read_their_token_edit_nothing() {
+    for (attention, shift) in
+        [(Attention::BlockCausal, true), (Attention::BlockCausal, false), (Attention::Bidirectional, true)]
+    {
+        let (mut first, mut others) = (0, 0);
+        for seed in 0..20 {
+            let mut c = DecodeConfig::new(vec![1, 2, 3], 27, 12, 11);
+            (c.attention, c.block_size, c.shift) = (attention, 8, shift);
+            (c.temperature, c.seed, c.policy) = (1.0, seed, edit(0.3, json!(0.0), 4));
+            let d = run(&c, 2.0).0;
+            for a in d.steps().iter().flat_map(|s| &s.actions).filter(|a| a.kind == ActionKind::Edit) {
+                *(if a.pos % 8 == 0 { &mut first } else { &mut others }) += 1;
+            }
+        }
+        assert!(others > 20, "{attention:?}, shift {shift}: {others}");
+        assert_eq!(
+            first == 0,
+            attention == Attention::BlockCausal && shift,
+            "{attention:?}, shift {shift}: {first}"
+        );
+    }
+}
