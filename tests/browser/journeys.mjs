@@ -1,5 +1,5 @@
 // The three journeys of a visitor, in a real browser against the real server: watch, launch and follow, share. And the
-// power cut in between. Run through `cargo xtask test --only browser`.
+// power cut in between. Two columns are in columns.mjs. Run through `cargo xtask test --only browser`.
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
@@ -7,6 +7,7 @@ import { after, before, describe, test } from 'node:test';
 
 import { Server, addStories, folder, launch, longestTask, recipe, sample, shot, until, visit } from './harness.mjs';
 import * as playground from './playground.mjs';
+import './columns.mjs';
 
 const LIMIT = { timeout: 420_000 };
 
@@ -32,7 +33,7 @@ describe('watch', () => {
     assert.ok(text.trim().split(/\s+/).length > 10, `a text of several words: ${text}`);
     assert.ok(!text.includes('_'), `no mask is left: ${text}`);
     assert.match(await playground.device(page), /WASM/);
-    assert.match(await playground.counters(page), /step \d+ of \d+ · 0 masked · \d+ edits? · [\d.]+ tokens \/ forward/);
+    assert.match(await playground.counters(page), /step \d+ of \d+ · 0 masked · \d+ edits? · \d+ forwards · [\d.]+ tokens \/ forward/);
     await shot(page, 'playground');
 
     // The second visit finds the model in its cache.

@@ -24,6 +24,6 @@ mod verdict;
 
 pub use compare::Compare;
 pub use launch::Launch;
-pub use models::Models;
+pub use models::{ModelCard, Models};
 pub use run::Run;
 pub use runs::Runs;

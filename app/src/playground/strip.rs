@@ -30,7 +30,7 @@ struct Bar {
 pub fn Strip(player: Player) -> impl IntoView {
     let count = Memo::new(move |_| player.tape.with(|t| t.last().map_or(0, |f| f.cells.len())));
     let scene =
-        move || (player.frame.get(), player.overlay.get(), player.steps() as u32, player.selected.get());
+        move || (player.frame.get(), player.overlay.get(), player.steps.get() as u32, player.selected.get());
     let bars = Dealt::new(count, scene, |(frame, overlay, steps, selected), pos| {
         let cell = frame.as_ref().and_then(|f| f.cells.get(pos).copied());
         let height = cell.and_then(|c| level(&c, *overlay, *steps));
@@ -40,12 +40,8 @@ pub fn Strip(player: Player) -> impl IntoView {
             selected: *selected == Some(pos as u32),
         }
     });
-    let caption = move || {
-        let overlay = player.overlay.get();
-        OVERLAYS.iter().find(|o| o.0 == overlay).map(|o| o.2).unwrap_or_default()
-    };
     view! {
-        <div class="strip" role="img" aria-label=move || format!("By position: {}", caption())>
+        <div class="strip" role="img" aria-label=move || format!("By position: {}", caption(player.overlay.get()))>
             <For each=move || 0..bars.shown.get() key=|pos| *pos let:pos>
                 {
                     let bar = bars.at(pos);
@@ -61,6 +57,18 @@ pub fn Strip(player: Player) -> impl IntoView {
                 }
             </For>
         </div>
+    }
+}
+
+/// What an overlay shows.
+fn caption(overlay: Overlay) -> &'static str {
+    OVERLAYS.iter().find(|o| o.0 == overlay).map(|o| o.2).unwrap_or_default()
+}
+
+/// Chooses what the strips show and the words are tinted by. Texts beside each other share the choice.
+#[component]
+pub fn Overlays(player: Player) -> impl IntoView {
+    view! {
         <div class="caption">
             <div class="seg small" role="group" aria-label="What the bars show">
                 {OVERLAYS.map(|(overlay, name, about)| view! {
@@ -75,7 +83,7 @@ pub fn Strip(player: Player) -> impl IntoView {
             </div>
             <label class="check"><input type="checkbox" prop:checked=player.tint on:change=move |e| player.tint.set(event_target_checked(&e))/>"Tint the words"</label>
             <label class="check"><input type="checkbox" prop:checked=player.blocks on:change=move |e| player.blocks.set(event_target_checked(&e))/>"Show blocks"</label>
-            <span class="about">{caption}</span>
+            <span class="about">{move || caption(player.overlay.get())}</span>
         </div>
     }
 }
