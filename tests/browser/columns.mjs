@@ -148,3 +148,65 @@ describe('two columns', () => {
     await page.context().close();
   });
 });
+
+describe('the overlay of blocks', () => {
+  let server;
+  let browser;
+  before(async () => {
+    const data = path.join(folder(), 'data');
+    fs.mkdirSync(data);
+    server = await Server.start(data);
+    browser = await launch();
+  });
+  after(async () => {
+    await browser?.close();
+    await server?.stop();
+  });
+
+  test('shows what a step computed and what came from the cache', LIMIT, async () => {
+    const page = await visit(browser, server.url);
+    await playground.written(page);
+    const trajectory = playground.record(await playground.share(page));
+    const { config } = trajectory.header;
+    const steps = trajectory.steps.filter((step) => step.k === 'denoise');
+    await page.getByRole('button', { name: 'Blocks', exact: true }).click();
+    const size = config.block_size;
+    const edges = await page.locator('.canvas .tok.edge').evaluateAll((marks) => marks.map((mark) => Number(mark.dataset.block)));
+    assert.deepEqual(edges, Array.from({ length: Math.ceil(config.length / size) }, (_, block) => block + 1));
+    for (const at of [1, 60, steps.length]) {
+      await show(page, at);
+      await until(`step ${at}`, async () => new RegExp(`step ${at} of`).test(await playground.counters(page)));
+      const { c: cache, q: queries } = steps[at - 1];
+      const said = page.locator('.blocks-said');
+      await until('the step in words', async () => (await said.innerText()).startsWith(`Step ${at}:`));
+      const words = await said.innerText();
+      assert.match(words, new RegExp(`${queries} tokens? of block`));
+      if (cache.reused > 0) assert.match(words, new RegExp(`${cache.reused} tokens of blocks? .* from the cache`));
+      const marks = await page.locator('.canvas .tok').evaluateAll((all) => all.map((mark) => ['cached', 'computed', 'unread'].find((name) => mark.classList.contains(name))));
+      const want = marks.map((_, pos) => (pos < cache.reused ? 'cached' : pos < cache.reused + queries ? 'computed' : 'unread'));
+      assert.deepEqual(marks, want, `step ${at}`);
+    }
+    // In words too, for people who listen.
+    await show(page, 60);
+    await until('step 60', async () => /step 60 of/.test(await playground.counters(page)));
+    assert.match(await page.locator('.canvas .tok.computed').first().getAttribute('aria-label'), /computed in this step$/);
+    assert.match(await page.locator('.canvas .tok.cached:not(.filled)').first().getAttribute('aria-label'), /from the cache$/);
+    await page.getByRole('button', { name: 'Close this note' }).click();
+    await shot(page, 'blocks');
+    await page.emulateMedia({ colorScheme: 'dark', reducedMotion: 'reduce' });
+    // Colours take half a second to change.
+    await page.waitForTimeout(800);
+    await shot(page, 'blocks-dark');
+    await page.emulateMedia({ colorScheme: 'light' });
+    await page.setViewportSize({ width: 360, height: 1100 });
+    await until('the narrow layout', async () => (await page.locator('.canvas').boundingBox()).width < 340);
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    assert.ok(wide <= 0, `the page is ${wide} px too wide at 360 px`);
+    await page.evaluate(() => scrollTo(0, 0));
+    await shot(page, 'blocks-phone');
+    await page.getByRole('button', { name: 'Confidence', exact: true }).click();
+    await until('no blocks', async () => (await page.locator('.tok.edge, .tok.cached, .blocks-said').count()) === 0);
+    assert.deepEqual(page.trouble, []);
+    await page.context().close();
+  });
+});

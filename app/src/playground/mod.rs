@@ -2,6 +2,7 @@
 
 mod address;
 mod beside;
+mod blocks;
 pub mod canvas;
 mod column;
 mod deal;

@@ -49,6 +49,8 @@ pub enum Overlay {
     Confidence,
     Entropy,
     Order,
+    /// where blocks begin, and what came from the cache in the step shown
+    Blocks,
 }
 
 /// What a visitor does to a text.
@@ -89,8 +91,6 @@ pub struct Player {
     pub overlay: RwSignal<Overlay>,
     /// tint the words by the overlay
     pub tint: RwSignal<bool>,
-    /// draw the borders of blocks
-    pub blocks: RwSignal<bool>,
     /// frame shown, kept by address
     pub frame: Memo<Option<Arc<Frame>>>,
     /// what to do with a visitor's changes; without it the text is read-only
@@ -100,7 +100,7 @@ pub struct Player {
 impl Player {
     /// A player over an empty tape. Must be called inside a component: its ticker ends with it.
     pub fn new(ops: Option<Callback<UserOp>>) -> Player {
-        let looks = (RwSignal::new(Overlay::Confidence), RwSignal::new(false), RwSignal::new(false));
+        let looks = (RwSignal::new(Overlay::Confidence), RwSignal::new(false));
         let player = Player::on(Timeline::new(), looks, ops);
         player.timeline.add(player.track());
         player
@@ -108,12 +108,12 @@ impl Player {
 
     /// Another text for the same timeline, with the same overlay. It counts on the timeline once its track is added.
     pub fn beside(&self, ops: Option<Callback<UserOp>>) -> Player {
-        Player::on(self.timeline, (self.overlay, self.tint, self.blocks), ops)
+        Player::on(self.timeline, (self.overlay, self.tint), ops)
     }
 
     fn on(
         timeline: Timeline,
-        (overlay, tint, blocks): (RwSignal<Overlay>, RwSignal<bool>, RwSignal<bool>),
+        (overlay, tint): (RwSignal<Overlay>, RwSignal<bool>),
         ops: Option<Callback<UserOp>>,
     ) -> Player {
         let tape = RwSignal::new(Tape::default());
@@ -137,7 +137,6 @@ impl Player {
             selected: RwSignal::new(None),
             overlay,
             tint,
-            blocks,
             frame,
             ops,
         }
