@@ -250,6 +250,29 @@ describe('launch, follow and share', () => {
     await page.context().close();
   });
 
+  test('compare shows quality against cost', LIMIT, async (t) => {
+    if (!run) return t.skip('no run to compare');
+    const page = await visit(browser, `${server.url}/compare?runs=${run}`);
+    const plot = page.locator('.frontier');
+    await until('the frontier', async () => (await plot.locator('svg .c-dot').count()) > 1);
+    assert.match(await plot.innerText(), /By nelbo_t\(\d+\) over [\d,]+ tokens: only journey was measured/);
+    assert.match(await plot.locator('svg.c-plot').textContent(), /FLOP/);
+    await plot.getByText('Table', { exact: true }).click();
+    assert.match(await plot.locator('table').innerText(), /frontier.*FLOP/s);
+    const [saved] = await Promise.all([page.waitForEvent('download'), plot.getByRole('button', { name: 'Frontier as CSV file' }).click()]);
+    const csv = fs.readFileSync(await saved.path(), 'utf8');
+    assert.match(csv, /^series,step,tokens,seconds,flops,nats per token,low,high\njourney: nelbo_t/);
+    await plot.getByRole('button', { name: 'Tokens', exact: true }).click();
+    await until('the other axis', async () => (await plot.locator('svg.c-plot').textContent()).includes('tokens seen'));
+    assert.match(page.url(), /cost=tokens/);
+    await plot.getByRole('button', { name: 'FLOPs', exact: true }).click();
+    await plot.getByText('Table', { exact: true }).click();
+    await plot.scrollIntoViewIfNeeded();
+    await shot(page, 'frontier');
+    assert.deepEqual(page.trouble, []);
+    await page.context().close();
+  });
+
   test('its shared link opens in a new profile', LIMIT, async (t) => {
     if (!run) return t.skip('no run to share');
     const page = await visit(browser, `${server.url}/runs/${run}`);

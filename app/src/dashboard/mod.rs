@@ -6,6 +6,7 @@ mod curves;
 pub mod data;
 pub mod define;
 mod files;
+mod frontier;
 mod launch;
 mod launch_estimate;
 mod launch_fields;
