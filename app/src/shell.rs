@@ -7,7 +7,7 @@ use leptos_router::path;
 
 use crate::dashboard::{Compare, Launch, Models, Run, Runs};
 use crate::later::Later;
-use crate::playground::{Playground, Session};
+use crate::playground::{Pair, Playground};
 use crate::shared_page::SharedPage;
 use crate::{dom, theme};
 
@@ -30,7 +30,7 @@ pub fn App() -> impl IntoView {
     dom::remove("boot");
     let pill = DevicePill(RwSignal::new(String::new()));
     provide_context(pill);
-    provide_context(Session::new(pill));
+    provide_context(Pair::new(pill));
     view! {
         <Router base=dom::base_path()>
             <a class="skip" href="#main">"Skip to content"</a>

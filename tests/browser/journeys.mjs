@@ -1,5 +1,5 @@
 // The three journeys of a visitor, in a real browser against the real server: watch, launch and follow, share. And the
-// power cut in between. Run through `cargo xtask test --only browser`.
+// power cut in between. Two columns are in columns.mjs. Run through `cargo xtask test --only browser`.
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
@@ -7,6 +7,7 @@ import { after, before, describe, test } from 'node:test';
 
 import { Server, addStories, folder, launch, longestTask, recipe, sample, shot, until, visit } from './harness.mjs';
 import * as playground from './playground.mjs';
+import './columns.mjs';
 
 const LIMIT = { timeout: 420_000 };
 
@@ -32,7 +33,7 @@ describe('watch', () => {
     assert.ok(text.trim().split(/\s+/).length > 10, `a text of several words: ${text}`);
     assert.ok(!text.includes('_'), `no mask is left: ${text}`);
     assert.match(await playground.device(page), /WASM/);
-    assert.match(await playground.counters(page), /step \d+ of \d+ · 0 masked · \d+ edits? · [\d.]+ tokens \/ forward/);
+    assert.match(await playground.counters(page), /step \d+ of \d+ · 0 masked · \d+ edits? · \d+ forwards · [\d.]+ tokens \/ forward/);
     await shot(page, 'playground');
 
     // The second visit finds the model in its cache.
@@ -245,6 +246,29 @@ describe('launch, follow and share', () => {
     assert.ok((await playground.text(page)).trim().length > 0);
     await page.getByRole('button', { name: 'Close the replay' }).click();
     await until('the closed replay', async () => (await page.locator('.canvas').count()) === 0);
+    assert.deepEqual(page.trouble, []);
+    await page.context().close();
+  });
+
+  test('compare shows quality against cost', LIMIT, async (t) => {
+    if (!run) return t.skip('no run to compare');
+    const page = await visit(browser, `${server.url}/compare?runs=${run}`);
+    const plot = page.locator('.frontier');
+    await until('the frontier', async () => (await plot.locator('svg .c-dot').count()) > 1);
+    assert.match(await plot.innerText(), /By nelbo_t\(\d+\) over [\d,]+ tokens: only journey was measured/);
+    assert.match(await plot.locator('svg.c-plot').textContent(), /FLOP/);
+    await plot.getByText('Table', { exact: true }).click();
+    assert.match(await plot.locator('table').innerText(), /frontier.*FLOP/s);
+    const [saved] = await Promise.all([page.waitForEvent('download'), plot.getByRole('button', { name: 'Frontier as CSV file' }).click()]);
+    const csv = fs.readFileSync(await saved.path(), 'utf8');
+    assert.match(csv, /^series,step,tokens,seconds,flops,nats per token,low,high\njourney: nelbo_t/);
+    await plot.getByRole('button', { name: 'Tokens', exact: true }).click();
+    await until('the other axis', async () => (await plot.locator('svg.c-plot').textContent()).includes('tokens seen'));
+    assert.match(page.url(), /cost=tokens/);
+    await plot.getByRole('button', { name: 'FLOPs', exact: true }).click();
+    await plot.getByText('Table', { exact: true }).click();
+    await plot.scrollIntoViewIfNeeded();
+    await shot(page, 'frontier');
     assert.deepEqual(page.trouble, []);
     await page.context().close();
   });

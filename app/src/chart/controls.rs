@@ -15,6 +15,12 @@ pub struct ChartGroup {
 }
 
 impl ChartGroup {
+    /// A group of its own, which stands in no address.
+    pub fn alone(axis: XAxis) -> ChartGroup {
+        let view = ViewState { axis, ..ViewState::default() };
+        ChartGroup { view: RwSignal::new(view), hover: RwSignal::new(None) }
+    }
+
     /// Starts from the address and writes every later change back to it.
     pub fn from_address() -> ChartGroup {
         let query = web_sys::UrlSearchParams::new_with_str(&search()).ok();
@@ -64,7 +70,12 @@ pub fn replace_query(changes: &[(&str, Option<String>)]) {
 
 /// The line of controls above the charts.
 #[component]
-pub fn ChartControls(group: ChartGroup) -> impl IntoView {
+pub fn ChartControls(
+    group: ChartGroup,
+    /// the points know their compute
+    #[prop(optional)]
+    compute: bool,
+) -> impl IntoView {
     let view = group.view;
     let copied = RwSignal::new("");
     let copy = move |_| {
@@ -91,6 +102,7 @@ pub fn ChartControls(group: ChartGroup) -> impl IntoView {
         <div class="chart-controls" role="group" aria-label="Charts">
             <div class="seg" role="group" aria-label="Horizontal axis">
                 {axis(XAxis::Step, "Steps")} {axis(XAxis::Tokens, "Tokens")} {axis(XAxis::Time, "Time")}
+                {compute.then(|| axis(XAxis::Compute, "FLOPs"))}
             </div>
             <label class="slider">
                 <span>"Smoothing "<output>{move || format!("{:.2}", view.get().smoothing)}</output></span>

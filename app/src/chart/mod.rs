@@ -1,4 +1,4 @@
-//! Line charts in SVG, without a library: raw faint and smoothed strong, three x axes, logarithmic axes, a crosshair
+//! Line charts in SVG, without a library: raw faint and smoothed strong, four x axes, logarithmic axes, a crosshair
 //! shared by all charts of a page, zoom by dragging, a table behind every chart, CSV, PNG and link export.
 //!
 //! `scale`, `series`, `scene`, `state` and `format` are plain functions tested natively; `view`, `controls` and
@@ -14,7 +14,7 @@ mod spark;
 mod state;
 mod view;
 
-pub use controls::{ChartControls, ChartGroup};
-pub use series::{Look, Point, Series};
+pub use controls::{ChartControls, ChartGroup, replace_query};
+pub use series::{Look, Point, Series, XAxis};
 pub use spark::Spark;
 pub use view::LineChart;

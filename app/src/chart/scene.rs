@@ -90,10 +90,13 @@ impl Scene {
                 .filter(|v| drawable(*v)),
         );
         let y = Scale::new(y_domain, log_y, (height - BOTTOM).max(TOP + 20.0), TOP).padded(0.04);
-        let (xs, x_step) = x.ticks(((width - LEFT - RIGHT) / 70.0) as usize);
+        // a label with its unit is wider
+        let room = if axis == XAxis::Compute { 110.0 } else { 70.0 };
+        let (xs, x_step) = x.ticks(((width - LEFT - RIGHT) / room) as usize);
         let (ys, y_step) = y.ticks(((height - TOP - BOTTOM) / 44.0) as usize);
         let x_label = |v: f64| match axis {
             XAxis::Time => time_label(v, x.high),
+            XAxis::Compute => format::flops(v),
             _ => axis_label(v, x_step),
         };
         let marks = series.iter().zip(values).map(|(s, v)| mark(s, v, &settings, &x, &y)).collect::<Vec<_>>();
@@ -329,7 +332,10 @@ fn mark(s: &Series, values: Vec<f64>, settings: &Settings, x: &Scale, y: &Scale)
         }
         decimate(&all)
     };
-    let strong = line(&|i| values[i]);
+    let strong = match s.look {
+        Look::Stairs => stairs(&line(&|i| values[i])),
+        _ => line(&|i| values[i]),
+    };
     let smooth = s.look == Look::Smoothed && settings.smoothing > 0.0;
     let has_error = range.clone().any(|i| p[i].high > p[i].low);
     let mut out = Mark { style: s.style, dash: s.dash(), strong: path(&strong), ..Mark::default() };
@@ -365,6 +371,15 @@ fn mark(s: &Series, values: Vec<f64>, settings: &Settings, x: &Scale, y: &Scale)
     }
     out.values = values;
     out
+}
+
+/// Every value holds until the next point.
+fn stairs(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let corners = points.windows(2).map(|w| (w[1].0, w[0].1));
+    let first = points.iter().take(1).copied();
+    first
+        .chain(corners.zip(&points[points.len().min(1)..]).flat_map(|(corner, next)| [corner, *next]))
+        .collect()
 }
 
 /// Path data; not-a-number lifts the pen.
@@ -431,6 +446,22 @@ mod tests {
         let body = scene.body("loss", None);
         assert!(body.len() < 80_000, "{}", body.len());
         assert_eq!(scene.marks[0].values.len(), 10_000);
+    }
+
+    #[test]
+    fn stairs_hold_each_value() {
+        assert_eq!(
+            stairs(&[(0.0, 5.0), (2.0, 3.0), (7.0, 1.0)]),
+            [(0.0, 5.0), (2.0, 5.0), (2.0, 3.0), (7.0, 3.0), (7.0, 1.0)]
+        );
+        assert_eq!(stairs(&[(1.0, 2.0)]), [(1.0, 2.0)]);
+        assert!(stairs(&[]).is_empty());
+        let points =
+            ramp(3).into_iter().enumerate().map(|(i, p)| p.with_compute(1e12 * (i + 1) as f64)).collect();
+        let scene =
+            Scene::new(&[series(Look::Stairs, points)], Settings { axis: XAxis::Compute, ..SETTINGS });
+        assert_eq!(scene.marks[0].strong.matches('L').count(), 4);
+        assert!(scene.x_ticks.iter().all(|t| t.1.ends_with("FLOP")), "{:?}", scene.x_ticks);
     }
 
     #[test]

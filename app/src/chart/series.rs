@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::format;
 
-/// The three x axes of a training curve.
+/// The x axes of a training curve.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XAxis {
     #[default]
@@ -16,10 +16,12 @@ pub enum XAxis {
     Tokens,
     /// seconds of training
     Time,
+    /// model FLOPs spent
+    Compute,
 }
 
 impl XAxis {
-    pub const ALL: [XAxis; 3] = [XAxis::Step, XAxis::Tokens, XAxis::Time];
+    pub const ALL: [XAxis; 4] = [XAxis::Step, XAxis::Tokens, XAxis::Time, XAxis::Compute];
 
     /// The word used in addresses and menus.
     pub fn word(self) -> &'static str {
@@ -27,6 +29,7 @@ impl XAxis {
             XAxis::Step => "step",
             XAxis::Tokens => "tokens",
             XAxis::Time => "time",
+            XAxis::Compute => "compute",
         }
     }
     pub fn from_word(word: &str) -> XAxis {
@@ -38,6 +41,7 @@ impl XAxis {
             XAxis::Step => "optimiser step",
             XAxis::Tokens => "training tokens seen",
             XAxis::Time => "training time",
+            XAxis::Compute => "training compute, model FLOPs",
         }
     }
     /// A value on this axis, in words.
@@ -46,6 +50,7 @@ impl XAxis {
             XAxis::Step => format!("step {}", format::count(v.round().max(0.0) as u64)),
             XAxis::Tokens => format!("{} tokens", format::short(v)),
             XAxis::Time => format::duration(v),
+            XAxis::Compute => format::flops(v),
         }
     }
 }
@@ -57,6 +62,8 @@ pub struct Point {
     pub tokens: f64,
     /// seconds of training up to here
     pub time: f64,
+    /// model FLOPs spent up to here; not-a-number where nobody counted
+    pub compute: f64,
     pub y: f64,
     /// lower and upper edge of the band or whisker; equal to `y` where there is none
     pub low: f64,
@@ -64,9 +71,12 @@ pub struct Point {
 }
 
 impl Point {
-    /// A point without a band.
+    /// A point without a band, whose compute nobody counted.
     pub fn new(step: f64, tokens: f64, time: f64, y: f64) -> Point {
-        Point { step, tokens, time, y, low: y, high: y }
+        Point { step, tokens, time, compute: f64::NAN, y, low: y, high: y }
+    }
+    pub fn with_compute(self, compute: f64) -> Point {
+        Point { compute, ..self }
     }
     /// The same with a symmetric error.
     pub fn with_error(self, error: f64) -> Point {
@@ -77,6 +87,7 @@ impl Point {
             XAxis::Step => self.step,
             XAxis::Tokens => self.tokens,
             XAxis::Time => self.time,
+            XAxis::Compute => self.compute,
         }
     }
 }
@@ -91,6 +102,8 @@ pub enum Look {
     Exact,
     /// every point matters: line with markers and whiskers, never smoothed
     Marked,
+    /// a value holds until the next point: stairs, never smoothed
+    Stairs,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -201,16 +214,25 @@ pub fn decimate(xy: &[(f64, f64)]) -> Vec<(f64, f64)> {
     out
 }
 
-/// CSV of several series, one measurement a line: full precision, never smoothed or thinned.
+/// Whether anybody counted compute.
+pub fn has_compute(series: &[Series]) -> bool {
+    series.iter().flat_map(|s| s.points.iter()).any(|p| p.compute.is_finite())
+}
+
+/// CSV of several series, one measurement a line: full precision, never smoothed or thinned. Compute is a column where
+/// it was counted.
 pub fn csv(series: &[Series], value: &str) -> String {
     let quote = |s: &str| {
         if s.contains([',', '"', '\n', '\r']) { format!("\"{}\"", s.replace('"', "\"\"")) } else { s.into() }
     };
-    let mut out = format!("series,step,tokens,seconds,{},low,high\n", quote(value));
+    let compute = has_compute(series);
+    let column = if compute { "flops," } else { "" };
+    let mut out = format!("series,step,tokens,seconds,{column}{},low,high\n", quote(value));
     for s in series {
         for p in s.points.iter() {
             let name = quote(&s.name);
-            out += &format!("{name},{},{},{},{},{},{}\n", p.step, p.tokens, p.time, p.y, p.low, p.high);
+            let cost = if compute { format!("{},", p.compute) } else { String::new() };
+            out += &format!("{name},{},{},{},{cost}{},{},{}\n", p.step, p.tokens, p.time, p.y, p.low, p.high);
         }
     }
     out
@@ -276,6 +298,17 @@ mod tests {
             text,
             "series,step,tokens,seconds,loss,low,high\n\"a,\"\"b\"\"\",0,0,0,1.5,1.5,1.5\n\"a,\"\"b\"\"\",1,10,0.5,NaN,NaN,NaN\n"
         );
+    }
+
+    #[test]
+    fn counted_compute_is_a_column() {
+        let point = Point::new(2.0, 64.0, 3.0, 1.5).with_compute(5e9);
+        let s = Series { points: Arc::new(vec![point]), name: "a".into(), ..series(&[]) };
+        assert_eq!(
+            csv(&[s], "nats"),
+            "series,step,tokens,seconds,flops,nats,low,high\na,2,64,3,5000000000,1.5,1.5,1.5\n"
+        );
+        assert_eq!(XAxis::Compute.say(5e9), "5 GFLOP");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::controls::ChartGroup;
 use super::export::{save_png, theme_colours};
 use super::format;
 use super::scene::{Scene, Settings};
-use super::series::{Series, csv};
+use super::series::{Series, csv, has_compute};
 use crate::dom;
 
 /// Rows of the table per series; the CSV file has all.
@@ -374,19 +374,24 @@ fn Table(series: Signal<Arc<Vec<Series>>>, unit: String, title: String) -> impl 
         let thinned = series.with(|all| all.iter().any(|s| s.points.len() > TABLE_ROWS));
         if thinned { "Thinned; the CSV file has every value." } else { "" }
     };
+    let compute = Memo::new(move |_| series.with(|all| has_compute(all)));
     view! {
         <div class="scroll" tabindex="0">
             <table class="numbers">
                 <caption class="visually-hidden">{title}</caption>
                 <thead><tr>
                     <th scope="col">"Series"</th><th scope="col">"Step"</th><th scope="col">"Tokens"</th>
-                    <th scope="col">"Time"</th><th scope="col">{unit}</th>
+                    <th scope="col">"Time"</th>
+                    {move || compute.get().then(|| view! { <th scope="col">"Compute"</th> })}
+                    <th scope="col">{unit}</th>
                 </tr></thead>
                 <tbody>
                     {move || rows().into_iter().map(|(name, p, value)| view! {
                         <tr>
                             <td>{name}</td><td>{format::count(p.step as u64)}</td>
-                            <td>{format::short(p.tokens)}</td><td>{format::duration(p.time)}</td><td>{value}</td>
+                            <td>{format::short(p.tokens)}</td><td>{format::duration(p.time)}</td>
+                            {compute.get().then(|| view! { <td>{format::flops(p.compute)}</td> })}
+                            <td>{value}</td>
                         </tr>
                     }).collect_view()}
                 </tbody>

@@ -10,6 +10,7 @@ use leptos_router::components::A;
 use leptos_router::hooks::{use_navigate, use_query_map};
 
 use super::data::{MetricRows, RunDetail, RunSummary};
+use super::frontier::{Frontier, judged};
 use super::metrics::{Metrics, Quantity};
 use super::seeds::{join, without_seed};
 use super::ui::{Likelihood, Oops, StatePill};
@@ -216,6 +217,8 @@ fn Columns(columns: Arc<Vec<Column>>) -> impl IntoView {
     families.sort();
     let joined = RwSignal::new(has_seeds);
     let group = ChartGroup::from_address();
+    let frontier = judged(names.iter().map(String::as_str).zip(columns.iter().map(|c| &c.metrics)));
+    let shown = columns.len();
     let data = StoredValue::new((columns.clone(), names.clone(), families));
     let curves = move |f: fn(&Metrics, &str, usize) -> Vec<Series>| {
         Signal::derive(move || {
@@ -287,7 +290,7 @@ fn Columns(columns: Arc<Vec<Column>>) -> impl IntoView {
                 }).collect_view()}
             </section>
         })}
-        <ChartControls group/>
+        <ChartControls group compute=true/>
         {has_seeds.then(|| view! {
             <label class="check">
                 <input type="checkbox" prop:checked=joined on:change=move |ev| joined.set(event_target_checked(&ev))/>
@@ -300,6 +303,7 @@ fn Columns(columns: Arc<Vec<Column>>) -> impl IntoView {
             <LineChart title="Training loss" unit="nats per token" about="The objective on each batch. Comparable only between equal objectives."
                 file="compare-loss" series=loss group height=300.0/>
         </div>
+        {(!frontier.is_empty()).then(|| view! { <Frontier groups=frontier runs=shown/> })}
         <section>
             <h2>"Result and cost"</h2>
             <div class="scroll" tabindex="0">

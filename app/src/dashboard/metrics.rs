@@ -123,15 +123,19 @@ impl Metrics {
         }
     }
 
-    /// Seconds of training after each step of `train`.
-    fn times(&self) -> Vec<f64> {
+    /// A cost summed up to each step of `train`.
+    fn spent(&self, cost: fn(&TrainRow) -> f64) -> Vec<f64> {
         self.train
             .iter()
             .scan(0.0, |sum, r| {
-                *sum += r.seconds;
+                *sum += cost(r);
                 Some(*sum)
             })
             .collect()
+    }
+    /// Seconds of training after each step of `train`.
+    fn times(&self) -> Vec<f64> {
+        self.spent(|r| r.seconds)
     }
 
     /// Indices in `train` of the first step of every phase but the first. A phase's record carries the steps done
@@ -146,8 +150,8 @@ impl Metrics {
         let points = self
             .train
             .iter()
-            .zip(self.times())
-            .map(|(r, t)| Point::new(r.step as f64, r.tokens as f64, t, quantity.of(r)))
+            .zip(self.times().into_iter().zip(self.spent(|r| r.flops)))
+            .map(|(r, (t, c))| Point::new(r.step as f64, r.tokens as f64, t, quantity.of(r)).with_compute(c))
             .collect();
         let look = if quantity == Quantity::LearningRate { Look::Exact } else { Look::Smoothed };
         // the objective of another phase is another quantity
@@ -158,32 +162,38 @@ impl Metrics {
         Series { name: name.into(), style, look, range: false, restarts, points: Arc::new(points) }
     }
 
+    /// Every validation with what training had cost by then: (point, estimate).
+    pub fn judged(&self) -> Vec<(Point, &Estimate)> {
+        let (times, compute) = (self.times(), self.spent(|r| r.flops));
+        let at = |sums: &[f64], step: u64| {
+            let n = self.train.partition_point(|r| r.step <= step);
+            if n == 0 { 0.0 } else { sums[n - 1] }
+        };
+        self.valid
+            .iter()
+            .map(|v| {
+                let point = Point::new(v.step as f64, v.tokens as f64, at(&times, v.step), v.estimate.value)
+                    .with_error(v.estimate.stderr.max(0.0))
+                    .with_compute(at(&compute, v.step));
+                (point, &v.estimate)
+            })
+            .collect()
+    }
+
     /// One marked curve per estimator, in order of first use; `prefix` goes before the estimator's name.
     pub fn validation(&self, prefix: &str, style: usize) -> Vec<Series> {
-        let times = self.times();
-        let time_at = |step: u64| {
-            let n = self.train.partition_point(|r| r.step <= step);
-            if n == 0 { 0.0 } else { times[n - 1] }
-        };
+        let judged = self.judged();
         let mut names: Vec<&str> = Vec::new();
-        for v in &self.valid {
-            if !names.contains(&v.estimate.estimator.as_str()) {
-                names.push(&v.estimate.estimator);
+        for (_, estimate) in &judged {
+            if !names.contains(&estimate.estimator.as_str()) {
+                names.push(&estimate.estimator);
             }
         }
         names
             .iter()
             .enumerate()
             .map(|(i, name)| {
-                let points = self
-                    .valid
-                    .iter()
-                    .filter(|v| v.estimate.estimator == *name)
-                    .map(|v| {
-                        Point::new(v.step as f64, v.tokens as f64, time_at(v.step), v.estimate.value)
-                            .with_error(v.estimate.stderr.max(0.0))
-                    })
-                    .collect();
+                let points = judged.iter().filter(|j| j.1.estimator == *name).map(|j| j.0).collect();
                 Series {
                     name: format!("{prefix}{name}"),
                     style: style + i,
@@ -279,6 +289,7 @@ mod tests {
         assert_eq!(names, ["ar", "nelbo_block(8,8)"]);
         assert_eq!(curves[0].points[0].y, 2.9);
         assert_eq!((curves[0].points[1].time, curves[0].points[1].high), (8.0, 2.6));
+        assert_eq!(curves[0].points[1].compute, 4e9);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod curves;
 pub mod data;
 pub mod define;
 mod files;
+mod frontier;
 mod launch;
 mod launch_estimate;
 mod launch_fields;
@@ -24,6 +25,6 @@ mod verdict;
 
 pub use compare::Compare;
 pub use launch::Launch;
-pub use models::Models;
+pub use models::{ModelCard, Models};
 pub use run::Run;
 pub use runs::Runs;

@@ -49,6 +49,17 @@ pub struct ModelCard {
     pub step: Option<u64>,
 }
 
+impl ModelCard {
+    /// Its name, or what stands for one.
+    pub fn title(&self) -> String {
+        if self.name.is_empty() { self.id.clone() } else { self.name.clone() }
+    }
+    /// Whether the page can load it.
+    pub fn fits_page(&self) -> bool {
+        self.bytes.is_none_or(|bytes| bytes <= PAGE_BYTES)
+    }
+}
+
 #[component]
 pub fn Models() -> impl IntoView {
     set_title("Models");
@@ -96,11 +107,11 @@ fn has_webgpu() -> bool {
 
 #[component]
 fn Card(model: ModelCard) -> impl IntoView {
-    let name = if model.name.is_empty() { model.id.clone() } else { model.name.clone() };
-    let here = match model.bytes {
-        Some(b) if b > PAGE_BYTES => "on the server; too large for the page",
-        _ if has_webgpu() => "in this browser: WebGPU where an adapter is found, else WASM",
-        _ => "in this browser: WASM",
+    let name = model.title();
+    let here = match model.fits_page() {
+        false => "on the server; too large for the page",
+        true if has_webgpu() => "in this browser: WebGPU where an adapter is found, else WASM",
+        true => "in this browser: WASM",
     };
     let open = match &model.run {
         Some(run) => format!("/?run={run}"),

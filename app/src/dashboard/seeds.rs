@@ -32,6 +32,7 @@ pub fn join(curves: &[Series], name: String, style: usize) -> Series {
                 step: group[0].step,
                 tokens: group[0].tokens,
                 time: mean(|p| p.time),
+                compute: mean(|p| p.compute),
                 y: mean(|p| p.y),
                 low: group.iter().map(|p| p.y).fold(f64::INFINITY, f64::min),
                 high: group.iter().map(|p| p.y).fold(f64::NEG_INFINITY, f64::max),

@@ -4,11 +4,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use hilda_engine::decode::StepRecord;
 use leptos::html;
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;
 use wasm_bindgen::prelude::*;
 
+use super::blocks::{Use, used};
 use super::deal::Dealt;
 use super::layout::{Measure, Piece, Place, layout, line_starts};
 use super::player::{Overlay, Player};
@@ -76,8 +78,8 @@ struct Scene {
     selected: Option<u32>,
     /// first position after the prompt
     first: usize,
-    /// tokens in a block, where borders are drawn
-    block: Option<usize>,
+    /// tokens in a block and the step shown, where blocks are drawn
+    blocks: Option<(usize, Option<Arc<StepRecord>>)>,
     /// what the words are tinted by
     tint: Option<Overlay>,
     lettering: u32,
@@ -91,8 +93,10 @@ struct Look {
     selected: bool,
     /// where the tabulator key enters the text
     entry: bool,
-    /// the first of its block
-    edge: bool,
+    /// block, counted from 1, where this is the first of it
+    edge: Option<usize>,
+    /// what the step's forward did with it, where blocks are drawn
+    used: Option<Use>,
     /// an edit is loud while it is news; later the underline stays and the old word waits for a look
     recent: bool,
     /// strength of the tint, percent
@@ -102,6 +106,13 @@ struct Look {
 }
 
 impl Scene {
+    /// Whether `pos` is the first of its block that is shown: what stands before a document is not.
+    fn begins(&self, pos: usize, size: usize) -> bool {
+        let cells = self.frame.as_ref().map(|f| f.cells.as_slice()).unwrap_or_default();
+        let hidden = pos < 2 && cells.first().is_some_and(|c| c.mark == Mark::Filled);
+        if hidden && size > 1 { pos == 1 } else { pos.is_multiple_of(size) }
+    }
+
     fn look(&self, pos: usize) -> Look {
         let cell = self.frame.as_ref().and_then(|f| f.cells.get(pos).copied());
         let steps = self.frame.as_ref().map_or(0, |f| f.forwards).max(1);
@@ -112,7 +123,12 @@ impl Scene {
             place: self.places.get(pos).copied().unwrap_or_default(),
             selected,
             entry: selected || self.selected.is_none() && pos == self.first,
-            edge: self.block.is_some_and(|size| size > 0 && pos > 0 && pos % size == 0),
+            edge: self
+                .blocks
+                .as_ref()
+                .filter(|(size, _)| self.begins(pos, *size))
+                .map(|(size, _)| pos / size + 1),
+            used: self.blocks.as_ref().and_then(|(_, step)| used(step.as_ref()?, pos as u32)),
             recent: cell.is_some_and(|c| c.mark == Mark::Edited && c.step as usize + NEWS > self.at),
             level: tint.map(|l| (l * 100.0).round() as u8),
             lettering: self.lettering,
@@ -160,7 +176,10 @@ pub fn Canvas(player: Player) -> impl IntoView {
             at: player.at.get(),
             selected: player.selected.get(),
             first,
-            block: player.blocks.get().then_some(size),
+            blocks: (player.overlay.get() == Overlay::Blocks).then(|| {
+                let step = player.at.get().checked_sub(1);
+                (size.max(1), step.and_then(|i| player.tape.with(|t| t.steps.get(i).cloned())))
+            }),
             tint: player.tint.get().then(|| player.overlay.get()),
             lettering: lettering.get(),
         }
@@ -171,7 +190,8 @@ pub fn Canvas(player: Player) -> impl IntoView {
     view! {
         <div
             class="canvas"
-            class:tint=move || player.tint.get()
+            class:tint=move || player.tint.get() && player.overlay.get() != Overlay::Blocks
+            class:blocks=move || player.overlay.get() == Overlay::Blocks
             role="group"
             aria-label="The text. Arrow up and down choose a word, enter inspects it"
         >
@@ -228,9 +248,11 @@ fn Token(player: Player, look: RwSignal<Look>, pos: usize, font: FontHandle) -> 
         (natural > place + 1.0 && place > 0.0).then(|| format!("scaleX({:.3})", (place / natural).max(0.5)))
     };
     let classes = move || {
-        let Look { cell, recent, selected, edge, .. } = look.get();
+        let Look { cell, recent, selected, edge, used, .. } = look.get();
         let mut classes = format!("tok {}", cell.map_or("", |c| class(c.mark)));
-        for (name, _) in [("recent", recent), ("sel", selected), ("edge", edge)].iter().filter(|c| c.1) {
+        let more = [("recent", recent), ("sel", selected), ("edge", edge.is_some())];
+        let used = used.map(Use::class);
+        for name in more.iter().filter(|c| c.1).map(|c| c.0).chain(used) {
             classes.push(' ');
             classes.push_str(name);
         }
@@ -248,7 +270,15 @@ fn Token(player: Player, look: RwSignal<Look>, pos: usize, font: FontHandle) -> 
             role="button"
             tabindex=move || if look.with(|l| l.entry) { "0" } else { "-1" }
             aria-pressed=move || look.with(|l| l.selected).to_string()
-            aria-label=move || cell().map(|c| label(player, pos, &c)).unwrap_or_default()
+            data-block=move || look.with(|l| l.edge)
+            aria-label=move || {
+                let mut label = cell().map(|c| label(player, pos, &c)).unwrap_or_default();
+                if let Some(used) = look.with(|l| l.used) {
+                    label.push_str(", ");
+                    label.push_str(used.words());
+                }
+                label
+            }
             on:click=move |_| player.selected.update(|s| *s = if *s == Some(pos as u32) { None } else { Some(pos as u32) })
             on:keydown=move |event| {
                 if event.key() == "Enter" {
@@ -315,6 +345,7 @@ pub fn level(cell: &Cell, overlay: Overlay, steps: u32) -> Option<f64> {
         Overlay::Confidence => f64::from(cell.p),
         Overlay::Entropy if cell.entropy < 0.0 => return None,
         Overlay::Entropy => (f64::from(cell.entropy) / 4.0).min(1.0),
+        Overlay::Blocks => return None,
         Overlay::Order => f64::from(cell.step) / f64::from(steps.max(cell.step).max(1)),
     })
 }

@@ -91,7 +91,7 @@ fn Details(
             <h3>"Its history"</h3>
             <ol class="changes">
                 {changes.into_iter().map(|(step, text)| view! {
-                    <li><button class="link" on:click=move |_| player.seek(step)>{format!("step {step}")}</button>" "{text}</li>
+                    <li><button class="link" on:click=move |_| player.timeline.seek(step)>{format!("step {step}")}</button>" "{text}</li>
                 }).collect_view()}
             </ol>
         })}
@@ -113,7 +113,7 @@ fn Details(
                             }).collect_view();
                             view! {
                                 <tr>
-                                    <td><button class="link" on:click=move |_| player.seek(step)>{step}</button></td>
+                                    <td><button class="link" on:click=move |_| player.timeline.seek(step)>{step}</button></td>
                                     <td>{words}</td>
                                 </tr>
                             }

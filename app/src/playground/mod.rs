@@ -1,10 +1,15 @@
 //! The playground: a text that denoises before the visitor's eyes.
 
+mod address;
+mod beside;
+mod blocks;
 pub mod canvas;
+mod column;
 mod deal;
 pub mod inspector;
 pub mod layout;
 mod model_card;
+mod pair;
 mod panel;
 mod permalink;
 pub mod player;
@@ -13,56 +18,48 @@ mod session;
 mod settings;
 pub mod strip;
 pub mod tape;
+mod timeline;
 pub mod transport;
 
 use leptos::prelude::*;
 use leptos_router::hooks::use_query_map;
 use wasm_bindgen::JsCast;
 
+pub use pair::Pair;
 pub use replay::Replay;
-pub use session::Session;
 
 use crate::dom;
 use crate::later::Later;
 use crate::shell::set_title;
 use crate::worker::{Backend, Source};
-use canvas::Canvas;
+use beside::Beside;
+use column::Column;
 use inspector::Inspector;
 use model_card::{ModelCard, dropped_entries, dropped_files};
 use panel::Panel;
 use permalink::Link;
-use session::{ModelState, demo, has_holes};
-use strip::{Legend, Strip};
-use transport::Transport;
+use session::has_holes;
+use strip::{Legend, Overlays, Strip};
+use transport::{Counters, Transport};
 
 #[component]
 pub fn Playground() -> impl IntoView {
     set_title("Playground");
-    let session = expect_context::<Session>();
-    open_address(session);
-    keyboard(session);
+    let pair = expect_context::<Pair>();
+    let session = pair.first;
+    open_address(pair);
+    pair.follow_address();
+    keyboard(pair);
     let player = session.player;
-    let live = player.live;
     let holes = Memo::new(move |_| has_holes(&session.prompt.get()));
-    let rate = Signal::derive(move || {
-        let timing = session.timing.get();
-        if session.replayed.get() {
-            return "replayed from a link".to_string();
-        }
-        if timing.seconds <= 0.0 || timing.forwards == 0 {
-            return String::new();
-        }
-        format!(
-            "{:.0} tokens / s · {:.0} ms / forward",
-            f64::from(timing.tokens) / timing.seconds,
-            1000.0 * timing.seconds / f64::from(timing.forwards)
-        )
-    });
+    let second = Memo::new(move |_| pair.focus().player.track() == pair.second.player.track());
+    let focus = Signal::derive(move || if second.get() { pair.second.player } else { player });
     let over = RwSignal::new(false);
     view! {
         <div
             class="page playground"
             class:over=over
+            class:comparing=pair.on
             on:dragover=move |e| { e.prevent_default(); over.set(true) }
             on:dragleave=move |_| over.set(false)
             on:drop=move |e| {
@@ -80,7 +77,7 @@ pub fn Playground() -> impl IntoView {
             <section class="writing" aria-label="Writing">
                 <form
                     class="prompt"
-                    on:submit=move |e| { e.prevent_default(); session.write() }
+                    on:submit=move |e| { e.prevent_default(); pair.write() }
                 >
                     <label class="visually-hidden" for="prompt">"Beginning of the text; underscores are holes"</label>
                     <input
@@ -92,33 +89,54 @@ pub fn Playground() -> impl IntoView {
                         prop:value=session.prompt
                         on:input=move |e| session.prompt.set(event_target_value(&e))
                     />
-                    {move || if live.get() {
-                        view! { <button type="button" class="go stop" on:click=move |_| session.stop()>"Stop"</button> }.into_any()
+                    {move || if pair.live() {
+                        view! { <button type="button" class="go stop" on:click=move |_| pair.stop()>"Stop"</button> }.into_any()
                     } else {
                         view! { <button type="submit" class="go">"Write"</button> }.into_any()
                     }}
                     <button
                         type="button"
                         title="Copy a link that shows this text and its steps anywhere"
-                        disabled=move || session.record.with(Option::is_none)
-                        on:click=move |_| leptos::task::spawn_local(session.share())
+                        disabled=move || !pair.settled()
+                        on:click=move |_| leptos::task::spawn_local(pair.share())
                     >
                         "Share"
+                    </button>
+                    <button
+                        type="button"
+                        title="A second column with another policy or model on the same prompt and seed"
+                        aria-pressed=move || pair.on.get().to_string()
+                        on:click=move |_| {
+                            let on = !pair.on.get_untracked();
+                            pair.compare(on);
+                            if on {
+                                pair.write();
+                            }
+                        }
+                    >
+                        "Compare"
                     </button>
                 </form>
                 <Show when=move || holes.get()>
                     <p class="hint">"Holes are filled with the whole text in view, two or more underscores for as many tokens."</p>
                 </Show>
-                <Notes session/>
-                <Canvas player/>
-                <Later><Transport player rate/></Later>
-                <Later><Strip player/><Legend/></Later>
+                <div class="texts" class:two=pair.on>
+                    <Column pair session/>
+                    <Show when=move || pair.on.get()><Column pair session=pair.second/></Show>
+                </div>
+                <Later><Transport timeline=player.timeline voices=Signal::derive(move || pair.voices())/></Later>
+                <Later><Show when=move || !pair.on.get()>
+                    <Counters player rate=column::rate(session)/>
+                    <Strip player/>
+                </Show></Later>
+                <Later><Overlays player/><Legend/></Later>
                 <p class="keys">
                     <span>"space plays · ← → step · ↑ ↓ choose a word · enter inspects it · Home, End"</span>
                     <button
                         class="link"
                         on:click=move |_| {
-                            let text = canvas::plain_text(player);
+                            let texts = untrack(|| pair.sessions()).into_iter().map(|s| canvas::plain_text(s.player));
+                            let text = texts.collect::<Vec<_>>().join("\n\n");
                             leptos::task::spawn_local(async move {
                                 let text = if dom::copy(&text).await { "The text is copied." } else { "The browser does not allow copying." };
                                 session.note.set(Some(session::Note { text: text.into(), bad: false }));
@@ -130,54 +148,14 @@ pub fn Playground() -> impl IntoView {
                 </p>
             </section>
             <aside aria-label="Controls">
-                <Later><Panel settings=session.settings model=session.model holes/></Later>
-                <Later><Inspector player/></Later>
+                <Later><Panel settings=session.settings model=session.model holes compared=pair.on/></Later>
+                <Later><Show when=move || pair.on.get()><Beside pair/></Show></Later>
+                <Later>{move || {
+                    let player = focus.get();
+                    view! { <Inspector player/> }
+                }}</Later>
                 <Later><ModelCard session/></Later>
             </aside>
-        </div>
-    }
-}
-
-/// Model trouble and everything else that must be said in words.
-#[component]
-fn Notes(session: Session) -> impl IntoView {
-    view! {
-        <div aria-live="polite">
-            {move || match session.state.get() {
-                ModelState::Failed(message) => view! {
-                    <div class="notice bad">
-                        <p>{message}</p>
-                        <button class="small" on:click=move |_| session.reopen()>"Try again"</button>
-                        {(session.source.get() != demo()).then(|| view! {
-                            <button class="small" on:click=move |_| session.open(demo(), &[])>"Open the demo model"</button>
-                        })}
-                    </div>
-                }.into_any(),
-                ModelState::Loading { what, loaded, total } => {
-                    let amount = match total {
-                        Some(total) => format!("{} of {}", megabytes(loaded), megabytes(total)),
-                        None if loaded > 0 => megabytes(loaded),
-                        None => String::new(),
-                    };
-                    view! {
-                        <div class="notice loading">
-                            <p>"Loading the model into your browser: "{what}" "<span class="mut">{amount}</span></p>
-                            <progress
-                                aria-label="Model"
-                                max="1"
-                                value=total.filter(|t| *t > 0).map(|t| (loaded as f64 / t as f64).to_string())
-                            ></progress>
-                        </div>
-                    }.into_any()
-                }
-                _ => ().into_any(),
-            }}
-            {move || session.note.get().map(|note| view! {
-                <div class="notice" class:bad=note.bad>
-                    <p>{note.text}</p>
-                    <button class="small quiet" aria-label="Close this note" on:click=move |_| session.note.set(None)>"×"</button>
-                </div>
-            })}
         </div>
     }
 }
@@ -189,8 +167,9 @@ pub fn megabytes(bytes: u64) -> String {
 }
 
 /// Shows what the address asks for: a text (`#w=`), a run's model (`?run=`), any model of this site (`?model=`), a
-/// device (`?device=wasm`).
-fn open_address(session: Session) {
+/// device (`?device=wasm`), a second column (`?compare=` a policy, `?beside=` a model of this site).
+fn open_address(pair: Pair) {
+    let session = pair.first;
     let query = use_query_map().get_untracked();
     let backend = match query.get("device").as_deref() {
         Some("wasm") => Backend::Wasm,
@@ -211,8 +190,7 @@ fn open_address(session: Session) {
             if !base.ends_with('/') {
                 base.push('/');
             }
-            let name =
-                base.trim_end_matches('/').rsplit('/').find(|p| *p != "model").unwrap_or("model").to_string();
+            let name = model_name(&base);
             // an address of another site would be fetched too; this page only opens its own models
             (!base.starts_with("//")).then(|| Source::Url { base: dom::site(&base), name })
         }
@@ -228,21 +206,36 @@ fn open_address(session: Session) {
         }
         leptos::task::spawn_local(async move {
             if let Some(link) = Link::read(&fragment).await {
-                session.replay(link);
+                pair.replay(link);
             }
         });
     };
+    if let Some(choice) = query.get("compare") {
+        pair.second.settings.update(|s| *s = s.with_choice(&choice));
+        let base =
+            query.get("beside").filter(|b| b.starts_with('/') && !b.starts_with("//") && b.ends_with('/'));
+        pair.other.set(base.map(|base| Source::Url { name: model_name(&base), base }));
+        pair.compare(true);
+    }
     follow();
     match source {
         Some(source) if source != session.source.get_untracked() => session.open(source, &[]),
         _ => session.ensure(),
     }
+    if query.get("compare").is_some() && !Link::is_one(&dom::window().location().hash().unwrap_or_default()) {
+        pair.write();
+    }
     let handle = window_event_listener(leptos::ev::hashchange, move |_| follow());
     on_cleanup(move || handle.remove());
 }
 
+/// What a model in a folder is called: runs and shared results keep theirs in a folder "model".
+fn model_name(base: &str) -> String {
+    base.trim_end_matches('/').rsplit('/').find(|p| *p != "model").unwrap_or("model").to_string()
+}
+
 /// Keys work anywhere on the page except where they have another use.
-fn keyboard(session: Session) {
+fn keyboard(pair: Pair) {
     let handle = window_event_listener(leptos::ev::keydown, move |event| {
         if event.ctrl_key() || event.meta_key() || event.alt_key() || event.default_prevented() {
             return;
@@ -255,7 +248,7 @@ fn keyboard(session: Session) {
         {
             return;
         }
-        if session.player.key(&key) {
+        if pair.key(&key) {
             event.prevent_default();
         }
     });

@@ -16,41 +16,15 @@ pub fn Panel(
     /// the prompt has holes
     #[prop(into)]
     holes: Signal<bool>,
+    /// another text stands beside
+    #[prop(into)]
+    compared: Signal<bool>,
 ) -> impl IntoView {
-    let kind = Memo::new(move |_| settings.with(|s| s.policy.kind()));
-    let preset = Memo::new(move |_| settings.with(|s| s.preset));
-    let info = move || PolicySpec::parameters().iter().find(|i| i.kind == kind.get());
-    let about = move || Preset::ALL.iter().find(|p| p.0 == preset.get()).map(|p| p.2).unwrap_or_default();
     let context = move || model.with(|m| m.as_ref().map_or(256, |m| m.context));
     view! {
         <section class="card panel" aria-label="How it decodes">
-            <h3>"How it decodes"</h3>
-            <div class="seg" role="group" aria-label="Preset">
-                {Preset::ALL.map(|(which, name, about)| view! {
-                    <button
-                        title=about
-                        aria-pressed=move || (preset.get() == which).to_string()
-                        on:click=move |_| settings.update(|s| *s = s.with_preset(which))
-                    >
-                        {name}
-                    </button>
-                })}
-            </div>
-            <p class="meaning">{about}</p>
-            <Show when=move || preset.get() == Preset::Custom>
-                <div class="dial"><label>
-                    <span class="name">"Policy"</span>
-                    <select
-                        prop:value=move || kind.get()
-                        on:change=move |e| settings.update(|s| *s = s.with_kind(&event_target_value(&e)))
-                    >
-                        {PolicySpec::parameters().iter().map(|i| view! {
-                            <option value=i.kind selected=move || kind.get() == i.kind>{i.title}</option>
-                        }).collect_view()}
-                    </select>
-                </label></div>
-            </Show>
-            {move || info().map(|info| view! { <Policy settings info preset/> })}
+            <h3>{move || if compared.get() { "A: how it decodes" } else { "How it decodes" }}</h3>
+            <Choice settings/>
             <Dial
                 name="Temperature"
                 meaning="Of the draw of each word; 0 always takes the most probable one."
@@ -75,6 +49,43 @@ pub fn Panel(
                 <p class="hint">"This model was not trained to edit: words once written will rarely change."</p>
             })}
         </section>
+    }
+}
+
+/// A preset, or a policy with its parameters.
+#[component]
+pub fn Choice(settings: RwSignal<Settings>) -> impl IntoView {
+    let kind = Memo::new(move |_| settings.with(|s| s.policy.kind()));
+    let preset = Memo::new(move |_| settings.with(|s| s.preset));
+    let info = move || PolicySpec::parameters().iter().find(|i| i.kind == kind.get());
+    let about = move || Preset::ALL.iter().find(|p| p.0 == preset.get()).map(|p| p.2).unwrap_or_default();
+    view! {
+        <div class="seg" role="group" aria-label="Preset">
+            {Preset::ALL.map(|(which, name, about)| view! {
+                <button
+                    title=about
+                    aria-pressed=move || (preset.get() == which).to_string()
+                    on:click=move |_| settings.update(|s| *s = s.with_preset(which))
+                >
+                    {name}
+                </button>
+            })}
+        </div>
+        <p class="meaning">{about}</p>
+        <Show when=move || preset.get() == Preset::Custom>
+            <div class="dial"><label>
+                <span class="name">"Policy"</span>
+                <select
+                    prop:value=move || kind.get()
+                    on:change=move |e| settings.update(|s| *s = s.with_kind(&event_target_value(&e)))
+                >
+                    {PolicySpec::parameters().iter().map(|i| view! {
+                        <option value=i.kind selected=move || kind.get() == i.kind>{i.title}</option>
+                    }).collect_view()}
+                </select>
+            </label></div>
+        </Show>
+        {move || info().map(|info| view! { <Policy settings info preset/> })}
     }
 }
 

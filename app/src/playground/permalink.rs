@@ -44,6 +44,18 @@ pub struct Link {
     /// text of every token that occurs
     pub pieces: BTreeMap<u32, String>,
     pub trajectory: Trajectory,
+    /// the text that it is compared with
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Recorded>,
+}
+
+/// One text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recorded {
+    pub settings: Settings,
+    /// text of every token that occurs
+    pub pieces: BTreeMap<u32, String>,
+    pub trajectory: Trajectory,
 }
 
 /// Why a link shows nothing.
@@ -55,9 +67,9 @@ pub enum LinkError {
     Replay(String),
 }
 
-impl Link {
-    /// A link to a recorded text.
-    pub fn new(prompt: String, settings: Settings, trajectory: &Trajectory, pieces: &Pieces) -> Link {
+impl Recorded {
+    /// What a link keeps of a text.
+    pub fn new(settings: Settings, trajectory: &Trajectory, pieces: &Pieces) -> Recorded {
         let mut trajectory = trajectory.clone();
         let round = |p: f32| (p * 1000.0).round() / 1000.0;
         let mut used = BTreeMap::new();
@@ -78,7 +90,21 @@ impl Link {
         for id in ids {
             used.entry(id).or_insert_with(|| pieces.raw(id).to_string());
         }
-        Link { prompt, settings, pieces: used, trajectory }
+        Recorded { settings, pieces: used, trajectory }
+    }
+}
+
+impl Link {
+    /// A link to a text, or to two that are compared.
+    pub fn new(prompt: String, first: Recorded, beside: Option<Recorded>) -> Link {
+        let Recorded { settings, pieces, trajectory } = first;
+        Link { prompt, settings, pieces, trajectory, beside }
+    }
+
+    /// Prompt, text, and the text beside it.
+    pub fn texts(self) -> (String, Recorded, Option<Recorded>) {
+        let Link { prompt, settings, pieces, trajectory, beside } = self;
+        (prompt, Recorded { settings, pieces, trajectory }, beside)
     }
 
     /// The fragment of the address, `#` included.
@@ -105,7 +131,10 @@ impl Link {
         let json = through(&bytes, stream.as_ref()).await?;
         let link: Link = serde_json::from_slice(&json).map_err(|e| LinkError::Damaged(e.to_string()))?;
         // what does not replay is not shown
-        link.trajectory.replay().map_err(|e| LinkError::Replay(e.to_string()))?;
+        let beside = link.beside.as_ref().map(|b| &b.trajectory);
+        for trajectory in std::iter::once(&link.trajectory).chain(beside) {
+            trajectory.replay().map_err(|e| LinkError::Replay(e.to_string()))?;
+        }
         Ok(link)
     }
 }

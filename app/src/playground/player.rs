@@ -1,12 +1,13 @@
-//! The state of a replay: which tape, which frame, playing or not. The playground and shared results both hold one.
+//! The state of a replay: which tape, on which timeline, which word is chosen. The playground and shared results hold
+//! one for every text.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use leptos::prelude::*;
 
 use super::tape::{Frame, Tape};
+use super::timeline::{Timeline, Track};
 
 /// Text of every token id that may be shown.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,6 +49,8 @@ pub enum Overlay {
     Confidence,
     Entropy,
     Order,
+    /// where blocks begin, and what came from the cache in the step shown
+    Blocks,
 }
 
 /// What a visitor does to a text.
@@ -75,36 +78,47 @@ pub enum UserOp {
 /// See the module comment. Cheap to copy.
 #[derive(Clone, Copy)]
 pub struct Player {
+    pub timeline: Timeline,
     pub tape: RwSignal<Tape>,
     pub pieces: RwSignal<Pieces>,
-    /// frame shown
-    pub at: RwSignal<usize>,
-    pub playing: RwSignal<bool>,
-    /// steps per second
-    pub speed: RwSignal<f64>,
-    pub looping: RwSignal<bool>,
+    /// steps of this text so far
+    pub steps: Memo<usize>,
+    /// frame shown: the timeline's step, or the last one of this text
+    pub at: Memo<usize>,
     /// further steps will arrive
     pub live: RwSignal<bool>,
     pub selected: RwSignal<Option<u32>>,
     pub overlay: RwSignal<Overlay>,
     /// tint the words by the overlay
     pub tint: RwSignal<bool>,
-    /// draw the borders of blocks
-    pub blocks: RwSignal<bool>,
     /// frame shown, kept by address
     pub frame: Memo<Option<Arc<Frame>>>,
     /// what to do with a visitor's changes; without it the text is read-only
     pub ops: Option<Callback<UserOp>>,
 }
 
-/// Steps per second that the speed control offers.
-pub const SPEEDS: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 12.0, 24.0, 60.0];
-
 impl Player {
     /// A player over an empty tape. Must be called inside a component: its ticker ends with it.
     pub fn new(ops: Option<Callback<UserOp>>) -> Player {
+        let looks = (RwSignal::new(Overlay::Confidence), RwSignal::new(false));
+        let player = Player::on(Timeline::new(), looks, ops);
+        player.timeline.add(player.track());
+        player
+    }
+
+    /// Another text for the same timeline, with the same overlay. It counts on the timeline once its track is added.
+    pub fn beside(&self, ops: Option<Callback<UserOp>>) -> Player {
+        Player::on(self.timeline, (self.overlay, self.tint), ops)
+    }
+
+    fn on(
+        timeline: Timeline,
+        (overlay, tint): (RwSignal<Overlay>, RwSignal<bool>),
+        ops: Option<Callback<UserOp>>,
+    ) -> Player {
         let tape = RwSignal::new(Tape::default());
-        let at = RwSignal::new(0);
+        let steps = Memo::new(move |_| tape.with(Tape::len));
+        let at = Memo::new(move |_| timeline.at.get().min(steps.get()));
         let frame = Memo::new_with_compare(
             move |_| tape.with(|t| t.frames.get(at.get()).cloned()),
             |a: Option<&Option<Arc<Frame>>>, b: Option<&Option<Arc<Frame>>>| match (a, b) {
@@ -113,58 +127,32 @@ impl Player {
                 _ => true,
             },
         );
-        let player = Player {
+        Player {
+            timeline,
             tape,
             pieces: RwSignal::new(Pieces::default()),
+            steps,
             at,
-            playing: RwSignal::new(false),
-            speed: RwSignal::new(12.0),
-            looping: RwSignal::new(false),
             live: RwSignal::new(false),
             selected: RwSignal::new(None),
-            overlay: RwSignal::new(Overlay::Confidence),
-            tint: RwSignal::new(false),
-            blocks: RwSignal::new(false),
+            overlay,
+            tint,
             frame,
             ops,
-        };
-        player.tick();
-        player
+        }
     }
 
-    /// Number of steps so far.
-    pub fn steps(&self) -> usize {
-        self.tape.with(Tape::len)
+    /// What the timeline follows of this text.
+    pub fn track(&self) -> Track {
+        Track { steps: self.steps, live: self.live }
     }
 
     /// Shows a recorded tape from its beginning.
     pub fn load(&self, tape: Tape, pieces: Pieces) {
-        self.playing.set(false);
+        self.timeline.seek(0);
         self.selected.set(None);
         self.pieces.set(pieces);
-        self.at.set(0);
         self.tape.set(tape);
-    }
-
-    pub fn toggle(&self) {
-        let playing = self.playing.get_untracked();
-        if !playing
-            && !self.live.get_untracked()
-            && self.at.get_untracked() >= self.tape.with_untracked(Tape::len)
-        {
-            self.at.set(0);
-        }
-        self.playing.set(!playing);
-    }
-
-    /// Goes to a frame and pauses.
-    pub fn seek(&self, at: usize) {
-        self.playing.set(false);
-        self.at.set(at.min(self.tape.with_untracked(Tape::len)));
-    }
-
-    pub fn step_by(&self, by: isize) {
-        self.seek(self.at.get_untracked().saturating_add_signed(by));
     }
 
     /// Selects the next (or previous) position that can be inspected.
@@ -181,40 +169,11 @@ impl Player {
     /// Keys that work anywhere on the page outside of fields; true if the key was used.
     pub fn key(&self, key: &str) -> bool {
         match key {
-            " " => self.toggle(),
-            "ArrowLeft" => self.step_by(-1),
-            "ArrowRight" => self.step_by(1),
             "ArrowUp" => self.select_by(-1),
             "ArrowDown" => self.select_by(1),
-            "Home" => self.seek(0),
-            "End" => self.seek(usize::MAX),
             "Escape" => self.selected.set(None),
-            _ => return false,
+            _ => return self.timeline.key(key),
         }
         true
-    }
-
-    fn tick(self) {
-        let advance = move || {
-            let (at, len) = (self.at.get_untracked(), self.tape.with_untracked(Tape::len));
-            if at < len {
-                self.at.set(at + 1);
-            } else if self.live.get_untracked() {
-                // the model is slower than the replay: wait for its next step
-            } else if self.looping.get_untracked() {
-                self.at.set(0);
-            } else {
-                self.playing.set(false);
-            }
-        };
-        Effect::new(move |_| {
-            if !self.playing.get() {
-                return;
-            }
-            let period = Duration::from_secs_f64(1.0 / self.speed.get().max(0.1));
-            if let Ok(handle) = set_interval_with_handle(advance, period) {
-                on_cleanup(move || handle.clear());
-            }
-        });
     }
 }

@@ -8,9 +8,9 @@ use leptos::prelude::*;
 use super::canvas::Canvas;
 use super::inspector::Inspector;
 use super::player::{Pieces, Player};
-use super::strip::{Legend, Strip};
+use super::strip::{Legend, Overlays, Strip};
 use super::tape::Tape;
-use super::transport::Transport;
+use super::transport::{Counters, Transport, Voice};
 
 /// Canvas, transport, strip and (once a word is chosen) inspector for one trajectory. `pieces` holds the text of every
 /// token id that occurs. Shows the end at first, or plays from the beginning.
@@ -24,9 +24,9 @@ pub fn Replay(
     let eos = trajectory.header.config.eos_id;
     player.load(Tape::of(&trajectory), Pieces::new(pieces, eos));
     if play {
-        player.playing.set(true);
+        player.timeline.restart();
     } else {
-        player.at.set(player.tape.with_untracked(Tape::len));
+        player.timeline.seek(usize::MAX);
     }
     let device = trajectory.header.model.backend.clone();
     let rate =
@@ -36,8 +36,10 @@ pub fn Replay(
     view! {
         <div class="replay">
             <Canvas player/>
-            <Transport player rate/>
+            <Transport timeline=player.timeline voices=Signal::derive(move || vec![Voice::alone(player)])/>
+            <Counters player rate/>
             <Strip player/>
+            <Overlays player/>
             <Legend/>
             <Show when=move || player.selected.get().is_some()><Inspector player/></Show>
         </div>

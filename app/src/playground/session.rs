@@ -1,4 +1,4 @@
-//! A visit to the playground: the model in the worker, the text on the canvas, and what goes back and forth. It lives
+//! One text of the playground: the model in its worker, the words on the canvas, and what goes back and forth. It lives
 //! as long as the page, so that looking at a run and coming back loses neither.
 
 use std::sync::Arc;
@@ -6,7 +6,8 @@ use std::sync::Arc;
 use hilda_engine::decode::{Attention, PolicySpec, Trajectory};
 use leptos::prelude::*;
 
-use super::permalink::{Link, LinkError};
+use super::address;
+use super::permalink::Recorded;
 use super::player::{Pieces, Player, UserOp};
 use super::settings::{Preset, Settings};
 use super::tape::{Mark, Tape};
@@ -57,45 +58,87 @@ pub struct Session {
     pub record: RwSignal<Option<Arc<Trajectory>>>,
     /// the text came from a link: no model stands behind it
     pub replayed: RwSignal<bool>,
-    pill: DevicePill,
+    /// settings whose seed, length, temperature and sight count here too
+    common: Option<RwSignal<Settings>>,
+    /// where the navigation says which model runs where
+    pill: Option<DevicePill>,
     /// number of the newest job
     job: StoredValue<u32>,
     /// write the starter prompt when the model is ready
     starter: StoredValue<bool>,
+    /// what a visitor gave as files, to open them again
+    files: StoredValue<Vec<web_sys::File>, LocalStorage>,
+    /// how often a model was opened
+    opened: StoredValue<u32>,
     client: StoredValue<Option<Client>, LocalStorage>,
 }
 
 /// The demo model's place on this site.
 pub fn demo() -> Source {
-    Source::Url { base: dom::site(&format!("/models/{DEMO}/")), name: DEMO.into() }
+    site_model(&format!("/models/{DEMO}/"), DEMO)
+}
+
+/// A model in a folder of this site.
+pub fn site_model(path: &str, name: &str) -> Source {
+    Source::Url { base: dom::site(path), name: name.into() }
 }
 
 impl Session {
     /// Must be called in a component that lives as long as the page.
     pub fn new(pill: DevicePill) -> Session {
+        Session::build(Player::new, RwSignal::new(STARTER.to_string()), RwSignal::new(Backend::Auto), |s| {
+            s.pill = Some(pill);
+            s.starter.set_value(true);
+        })
+    }
+
+    /// A text beside this one: the same prompt, timeline and device; policy and model of its own. Must be called like
+    /// [`Session::new`].
+    pub fn beside(&self) -> Session {
+        Session::build(
+            |ops| self.player.beside(ops),
+            self.prompt,
+            self.backend,
+            |s| {
+                s.common = Some(self.settings);
+                s.settings.update(|settings| *settings = settings.with_preset(Preset::Speedy));
+            },
+        )
+    }
+
+    fn build(
+        player: impl FnOnce(Option<Callback<UserOp>>) -> Player,
+        prompt: RwSignal<String>,
+        backend: RwSignal<Backend>,
+        with: impl FnOnce(&mut Session),
+    ) -> Session {
         let state = RwSignal::new(ModelState::Absent);
         let model = Memo::new(move |_| match state.get() {
             ModelState::Ready(info) => Some(info),
             _ => None,
         });
         let op = RwSignal::new(None::<UserOp>);
-        let session = Session {
-            player: Player::new(Some(Callback::new(move |o| op.set(Some(o))))),
-            prompt: RwSignal::new(STARTER.to_string()),
+        let mut session = Session {
+            player: player(Some(Callback::new(move |o| op.set(Some(o))))),
+            prompt,
             settings: RwSignal::new(Settings::default()),
             state,
             model,
             source: RwSignal::new(demo()),
-            backend: RwSignal::new(Backend::Auto),
+            backend,
             timing: RwSignal::new(Timing::default()),
             note: RwSignal::new(None),
             record: RwSignal::new(None),
             replayed: RwSignal::new(false),
-            pill,
+            common: None,
+            pill: None,
             job: StoredValue::new(0),
-            starter: StoredValue::new(true),
+            starter: StoredValue::new(false),
+            files: StoredValue::new_local(Vec::new()),
+            opened: StoredValue::new(0),
             client: StoredValue::new_local(None),
         };
+        with(&mut session);
         Effect::new(move |_| {
             if let Some(o) = op.get() {
                 session.operate(o);
@@ -107,6 +150,8 @@ impl Session {
     /// Opens a model: starts the worker if there is none yet.
     pub fn open(&self, source: Source, files: &[web_sys::File]) {
         self.source.set(source.clone());
+        self.files.set_value(files.to_vec());
+        self.opened.update_value(|n| *n += 1);
         self.player.live.set(false);
         self.state.set(ModelState::Loading { what: "Starting".into(), loaded: 0, total: None });
         let started = self.client.with_value(Option::is_some);
@@ -134,7 +179,38 @@ impl Session {
 
     /// The same model again, after a failure or with another device.
     pub fn reopen(&self) {
-        self.open(self.source.get_untracked(), &[]);
+        let files = self.files();
+        self.open(self.source.get_untracked(), &files);
+    }
+
+    /// The files of a model that came as files.
+    pub fn files(&self) -> Vec<web_sys::File> {
+        self.files.with_value(Vec::clone)
+    }
+
+    /// How often a model was opened here: who opened the same one knows whether it still is.
+    pub fn opened(&self) -> u32 {
+        self.opened.get_value()
+    }
+
+    /// Gives the model's memory back and forgets the text.
+    pub fn close(&self) {
+        self.client.set_value(None);
+        self.starter.set_value(false);
+        self.state.set(ModelState::Absent);
+        self.player.live.set(false);
+        self.player.selected.set(None);
+        self.player.tape.set(Tape::default());
+        self.record.set(None);
+        self.replayed.set(false);
+        self.timing.set(Timing::default());
+        self.note.set(None);
+    }
+
+    /// What is asked for: the settings, with what is common in place of the own.
+    pub fn asked(&self) -> Settings {
+        let own = self.settings.get();
+        self.common.map_or(own, |common| own.sharing(&common.get()))
     }
 
     /// Denoises the prompt.
@@ -151,7 +227,7 @@ impl Session {
         }
         let job = self.job.with_value(|j| *j) + 1;
         self.job.set_value(job);
-        let settings = self.settings.get_untracked();
+        let settings = untrack(|| self.asked());
         let prompt = self.prompt.get_untracked();
         let causal = self
             .model
@@ -214,9 +290,9 @@ impl Session {
             }
         }
         self.note.set(None);
-        self.player.at.set(self.player.tape.with_untracked(Tape::len));
+        self.player.timeline.at.set(self.player.steps.get_untracked());
         self.player.live.set(true);
-        self.player.playing.set(true);
+        self.player.timeline.playing.set(true);
         self.ask(&Ask::Change { job: self.job.with_value(|j| *j), changes });
     }
 
@@ -226,7 +302,7 @@ impl Session {
             Heard::Died(message) => {
                 self.client.set_value(None);
                 self.player.live.set(false);
-                self.pill.0.set(String::new());
+                self.say(String::new());
                 self.state.set(ModelState::Failed(format!("The model's thread ended: {message}")));
                 return;
             }
@@ -240,13 +316,13 @@ impl Session {
             Tell::Ready(info) => self.ready(*info),
             Tell::NoModel { message } => {
                 self.player.live.set(false);
-                self.pill.0.set(String::new());
+                self.say(String::new());
                 self.state.set(ModelState::Failed(message));
             }
             Tell::Moved { device, note } => {
                 if let Some(info) = self.model.get_untracked() {
                     let info = ModelInfo { device, device_note: Some(note.clone()), ..(*info).clone() };
-                    self.pill.0.set(pill(&info));
+                    self.say(pill(&info));
                     self.state.set(ModelState::Ready(Arc::new(info)));
                 }
                 self.note.set(Some(Note { text: note, bad: false }));
@@ -254,7 +330,7 @@ impl Session {
             Tell::Begin { job, config } if job == current => {
                 if self.replayed.get_untracked() {
                     self.replayed.set(false);
-                    forget_fragment();
+                    address::set_fragment("");
                 }
                 if let Some(info) = self.model.get_untracked() {
                     self.player.pieces.set(pieces(&info));
@@ -262,9 +338,8 @@ impl Session {
                 self.record.set(None);
                 self.timing.set(Timing::default());
                 self.player.selected.set(None);
-                self.player.at.set(0);
                 self.player.tape.set(Tape::new(&config));
-                self.player.playing.set(true);
+                self.player.timeline.restart();
                 self.warn_unseen();
             }
             Tell::Step { job, record, timing } if job == current => {
@@ -277,7 +352,7 @@ impl Session {
                 self.player.live.set(false);
                 if stopped {
                     // what was asked for has happened: show where it stopped
-                    self.player.seek(usize::MAX);
+                    self.player.timeline.seek(usize::MAX);
                 }
             }
             Tell::Failed { job, message } if job == current => {
@@ -290,7 +365,7 @@ impl Session {
     }
 
     fn ready(&self, info: ModelInfo) {
-        self.pill.0.set(pill(&info));
+        self.say(pill(&info));
         self.settings.update(|s| {
             s.length = s.length.min(info.context);
             if !info.serving.edits && s.preset != Preset::Custom {
@@ -318,51 +393,30 @@ impl Session {
         }
     }
 
-    /// Shows the text of a link; the model is loaded beside it, for what the visitor does next.
-    pub fn replay(&self, link: Result<Link, LinkError>) {
-        match link {
-            Ok(link) => {
-                self.starter.set_value(false);
-                self.replayed.set(true);
-                self.prompt.set(link.prompt);
-                self.settings.set(link.settings);
-                let eos = link.trajectory.header.config.eos_id;
-                let pieces = Pieces::new(link.pieces.into_iter().collect(), eos);
-                self.player.load(Tape::of(&link.trajectory), pieces);
-                self.record.set(Some(Arc::new(link.trajectory)));
-                self.player.playing.set(true);
-            }
-            Err(error) => self.note.set(Some(Note { text: error.to_string(), bad: true })),
-        }
+    /// Shows a recorded text, whose model need not be here.
+    pub fn replay(&self, recorded: Recorded) {
+        self.starter.set_value(false);
+        self.replayed.set(true);
+        self.note.set(None);
+        self.settings.set(recorded.settings);
+        let eos = recorded.trajectory.header.config.eos_id;
+        let pieces = Pieces::new(recorded.pieces.into_iter().collect(), eos);
+        self.player.load(Tape::of(&recorded.trajectory), pieces);
+        self.record.set(Some(Arc::new(recorded.trajectory)));
     }
 
-    /// Writes the text shown into the address and copies the address.
-    pub async fn share(self) {
-        let Some(record) = self.record.get_untracked() else { return };
+    /// The text shown as a link keeps it, once it is complete or stopped.
+    pub fn recorded(&self) -> Option<Recorded> {
+        let record = self.record.get_untracked()?;
         let pieces = self.player.pieces.get_untracked();
-        let link = Link::new(self.prompt.get_untracked(), self.settings.get_untracked(), &record, &pieces);
-        let note = match link.write().await {
-            Ok(fragment) => {
-                let location = dom::window().location();
-                let written = set_fragment(&fragment);
-                let address = location.href().unwrap_or_default();
-                let local = location.hostname().is_ok_and(|h| h == "localhost" || h.starts_with("127."));
-                let copied = written && dom::copy(&address).await;
-                let first = if copied { "The link is copied" } else { "The link is in the address bar" };
-                let reach = if local {
-                    " This address works on this machine only; the part after # shows the text on any host of the page."
-                } else {
-                    ""
-                };
-                let text = format!(
-                    "{first}: it holds the text and every step ({:.1} kB), and shows them without computing.{reach}",
-                    fragment.len() as f64 / 1000.0
-                );
-                Note { text, bad: false }
-            }
-            Err(error) => Note { text: error.to_string(), bad: true },
-        };
-        self.note.set(Some(note));
+        Some(Recorded::new(untrack(|| self.asked()), &record, &pieces))
+    }
+
+    /// Tells the navigation which model runs where.
+    fn say(&self, text: String) {
+        if let Some(pill) = self.pill {
+            pill.0.set(text);
+        }
     }
 }
 
@@ -374,21 +428,6 @@ fn pill(info: &ModelInfo) -> String {
 fn pieces(info: &ModelInfo) -> Pieces {
     let text = (0..).zip(&info.pieces).map(|(id, text)| (id, text.clone())).collect();
     Pieces::new(text, Some(info.eos_id))
-}
-
-/// Replaces what is after `#` in the address without telling the router.
-fn set_fragment(fragment: &str) -> bool {
-    let window = dom::window();
-    let address = window.location().href().unwrap_or_default();
-    let page = address.split('#').next().unwrap_or_default();
-    let history = window.history();
-    let state = history.as_ref().ok().and_then(|h| h.state().ok()).unwrap_or_default();
-    history.is_ok_and(|h| h.replace_state_with_url(&state, "", Some(&format!("{page}{fragment}"))).is_ok())
-}
-
-/// The text of the link is no longer the one shown.
-fn forget_fragment() {
-    set_fragment("");
 }
 
 /// Whether a prompt asks for words in the middle ("a ____ in the park").

@@ -75,6 +75,47 @@ impl Settings {
         }
     }
 
+    /// The same policy with the seed, length, temperature and sight of another text: what two texts that are compared
+    /// have in common.
+    pub fn sharing(self, common: &Settings) -> Settings {
+        Settings { preset: self.preset, policy: self.policy, ..*common }
+    }
+
+    /// What the policy is called.
+    pub fn name(&self) -> &'static str {
+        match Preset::ALL.iter().find(|p| p.0 == self.preset && p.0 != Preset::Custom) {
+            Some(preset) => preset.1,
+            None => PolicySpec::parameters()
+                .iter()
+                .find(|i| i.kind == self.policy.kind())
+                .map_or("Custom", |i| i.title),
+        }
+    }
+
+    /// The choice of policy as an address carries it: a preset's name, or the policy with its parameters as JSON.
+    pub fn choice(&self) -> String {
+        match self.preset {
+            Preset::Quality => "quality".into(),
+            Preset::Speedy => "speedy".into(),
+            // a policy is a struct of numbers and names
+            Preset::Custom => serde_json::to_string(&self.policy).unwrap_or_default(),
+        }
+    }
+
+    /// The same with the policy of an address: what [`Settings::choice`] writes, or the name of a policy.
+    pub fn with_choice(self, text: &str) -> Settings {
+        match text {
+            "quality" => self.with_preset(Preset::Quality),
+            "speedy" => self.with_preset(Preset::Speedy),
+            _ => match serde_json::from_str::<PolicySpec>(text) {
+                Ok(policy) if policy.validate().is_ok() => {
+                    Settings { preset: Preset::Custom, policy, ..self }
+                }
+                _ => self.with_kind(text),
+            },
+        }
+    }
+
     /// A parameter of the policy by name.
     pub fn parameter(&self, name: &str) -> Value {
         serde_json::to_value(self.policy).ok().and_then(|v| v.get(name).cloned()).unwrap_or(Value::Null)
@@ -118,6 +159,29 @@ mod tests {
         assert_eq!(settings.with_parameter("tau_mask", json!(7)), settings);
         assert_eq!(settings.with_parameter("tau_mask", json!("x")), settings);
         assert_eq!(settings.with_kind("no such policy"), settings);
+    }
+
+    #[test]
+    fn a_choice_survives_an_address() {
+        let settings = Settings::default();
+        let own = settings.with_kind("threshold").with_parameter("tau", json!(0.55));
+        for chosen in [settings, settings.with_preset(Preset::Speedy), own] {
+            let back = Settings::default().with_preset(Preset::Speedy).with_choice(&chosen.choice());
+            assert_eq!(back, chosen);
+        }
+        assert_eq!(settings.with_choice("factor").policy.kind(), "factor");
+        for wrong in ["", "none of them", "{}", r#"{"kind":"threshold","tau":7}"#] {
+            assert_eq!(settings.with_choice(wrong), settings, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_shared_is_everything_but_the_policy() {
+        let common = Settings { seed: 7, length: 40, temperature: 0.5, whole: true, ..Settings::default() };
+        let own = Settings::default().with_preset(Preset::Speedy);
+        let asked = own.sharing(&common);
+        assert_eq!((asked.seed, asked.length, asked.temperature, asked.whole), (7, 40, 0.5, true));
+        assert_eq!((asked.preset, asked.policy), (own.preset, own.policy));
     }
 
     #[test]

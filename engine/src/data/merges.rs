@@ -1,16 +1,24 @@
 //! Byte-level BPE on bytes: a word starts as its bytes, and as long as two neighbours are a listed merge, those of the
 //! lowest rank become one, the leftmost first (Sennrich et al. 2016, arXiv 1508.07909).
 //!
-//! This is the part of `tokenizer.json` that vocabularies of ours use: model BPE without dropout, prefix, suffix or
-//! unknown token, all 256 bytes present, GPT-2's words or none, no normaliser, every added token special. Ids equal the
-//! tokenizers library's on any text; tests compare the two. A file that asks for more is refused with the reason.
+//! This is the part of `tokenizer.json` that vocabularies of ours and those of SmolLM2, Qwen and Llama 3 use: model BPE
+//! without dropout, prefix, suffix or unknown token, all 256 bytes present, one of the rules for words of
+//! [`super::words`], NFC or no normaliser, added tokens that stand for exactly their names ([`super::added`]). Ids equal
+//! the tokenizers library's on any text; tests compare the two. A file that asks for more is refused with the reason.
+//!
+//! NFC is that of Unicode 9, as the library has it: a later one would give some new characters other ids.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
 use serde_json::Value;
+use unicode_normalization_alignments::UnicodeNormalization;
 
-use super::{byte_level, words::words};
+use super::{
+    added::{Added, Part},
+    byte_level,
+    words::Cut,
+};
 
 /// The tokens of a file.
 pub struct Vocabulary {
@@ -29,7 +37,10 @@ pub struct Encoder {
     merges: HashMap<(u32, u32), (u32, u32)>,
     /// words that are taken as they are, where the file says so
     whole: HashMap<Vec<u8>, u32>,
-    cut: bool,
+    cut: Cut,
+    /// text is brought into normalisation form C
+    nfc: bool,
+    added: Added,
 }
 
 impl Encoder {
@@ -45,14 +56,13 @@ impl Encoder {
                 return Err(format!("its model has the option {option}"));
             }
         }
-        if !file["normalizer"].is_null() {
-            return Err(format!("it has the normaliser {}", file["normalizer"]["type"]));
-        }
-        let level = &file["pre_tokenizer"];
-        if level["type"] != "ByteLevel" || level["add_prefix_space"] != false {
-            return Err(format!("it cuts words by {level}"));
-        }
-        let vocabulary = vocabulary(file)?;
+        let nfc = match &file["normalizer"] {
+            Value::Null => false,
+            normalizer if normalizer["type"] == "NFC" => true,
+            normalizer => return Err(format!("it has the normaliser {}", normalizer["type"])),
+        };
+        let cut = Cut::read(&file["pre_tokenizer"])?;
+        let (vocabulary, added) = vocabulary(file)?;
         let ids = &vocabulary.ids;
         let id = |token: &str| ids.get(token).copied().ok_or(format!("{token:?} is not in its vocabulary"));
         let letters = byte_level::alphabet();
@@ -74,18 +84,29 @@ impl Encoder {
                 }
             }
         }
-        let cut = level["use_regex"] != false;
-        Ok((Encoder { bytes, merges, whole, cut }, vocabulary))
+        Ok((Encoder { bytes, merges, whole, cut, nfc, added }, vocabulary))
     }
 
     /// Appends the ids of `text` to `ids`.
     pub fn encode<'t>(&self, text: &'t str, seen: &mut Seen<'t>, ids: &mut Vec<u32>) {
-        let mut add = |word: &'t str| {
-            ids.extend_from_slice(seen.entry(word).or_insert_with(|| self.word(word.as_bytes())))
-        };
-        match self.cut {
-            true => words(text).for_each(add),
-            false => add(text),
+        for part in self.added.parts(text) {
+            match part {
+                Part::Token(id) => ids.push(id),
+                Part::Text(text) if self.nfc && !text.is_ascii() => {
+                    let normal: String = text.nfc().map(|(c, _)| c).collect();
+                    match normal == text {
+                        true => self.encode_part(text, seen, ids),
+                        false => self.encode_part(&normal, &mut Seen::new(), ids),
+                    }
+                }
+                Part::Text(text) => self.encode_part(text, seen, ids),
+            }
+        }
+    }
+
+    fn encode_part<'t>(&self, text: &'t str, seen: &mut Seen<'t>, ids: &mut Vec<u32>) {
+        for word in self.cut.words(text) {
+            ids.extend_from_slice(seen.entry(word).or_insert_with(|| self.word(word.as_bytes())));
         }
     }
 
@@ -135,29 +156,27 @@ fn pair(merge: &Value) -> Option<(&str, &str)> {
 }
 
 /// Tokens of the model and those added to it.
-fn vocabulary(file: &Value) -> Result<Vocabulary, String> {
+fn vocabulary(file: &Value) -> Result<(Vocabulary, Added), String> {
     let own = file["model"]["vocab"].as_object().ok_or("its model has no vocabulary")?;
     let number = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
     let mut ids = HashMap::with_capacity(own.len());
     for (token, id) in own {
         ids.insert(token.clone(), number(id).ok_or(format!("the id of {token:?} is {id}"))?);
     }
-    let mut added = HashMap::new();
+    let (mut added, mut names) = (HashMap::new(), Added::default());
     // the library numbers what the model lacks upwards from here, whatever the file says
     let mut free = own.len() as u32;
     for token in file["added_tokens"].as_array().into_iter().flatten() {
         let name = token["content"].as_str().ok_or("an added token has no name")?;
-        if token["special"] != true {
-            return Err(format!("its added token {name:?} is not special"));
-        }
         let id = *ids.entry(name.into()).or_insert(free);
         free += u32::from(id == free);
         if number(&token["id"]) != Some(id) {
             return Err(format!("its added token {name:?} has the id {}, not {id}", token["id"]));
         }
-        added.insert(id, true);
+        names.add(token, id)?;
+        added.insert(id, token["special"] == true);
     }
-    Ok(Vocabulary { ids, added })
+    Ok((Vocabulary { ids, added }, names))
 }
 
 #[cfg(all(test, feature = "train"))]
@@ -245,6 +264,71 @@ mod tests {
         });
     }
 
+    /// A file as families write theirs, with the vocabulary of `plain`: Qwen 3's with names that are text, SmolLM2's.
+    fn published(plain: &Value) -> [Value; 2] {
+        let level = |regex: bool| serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
+        let both = |first: Value, regex| serde_json::json!({"type": "Sequence", "pretokenizers": [first, level(regex)]});
+        let regex = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+        let split = serde_json::json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+        let mut qwen = plain.clone();
+        qwen["normalizer"] = serde_json::json!({"type": "NFC"});
+        qwen["pre_tokenizer"] = both(split, false);
+        let first = qwen["model"]["vocab"].as_object().unwrap().len();
+        for (i, (name, special)) in
+            [("<|im_start|>", true), ("<think>", false), ("</think>", false), ("<think>\u{301}", false)]
+                .iter()
+                .enumerate()
+        {
+            qwen["added_tokens"].as_array_mut().unwrap().push(serde_json::json!({"id": first + i, "content": name,
+                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": special}));
+        }
+        let mut smol = plain.clone();
+        smol["pre_tokenizer"] = both(serde_json::json!({"type": "Digits", "individual_digits": true}), true);
+        [qwen, smol]
+    }
+
+    #[test]
+    fn published_files_have_the_ids_of_the_library() {
+        let plain = file(bpe::train(&LEARN, 330).unwrap().json());
+        let [qwen, smol] = published(&plain);
+        let texts = [
+            "<think>the cat's  12</think>\r\n\n THE CAT'S 345",
+            "<|im_start|><think><|mask|></think",
+            "e\u{301} \u{e9} \u{2126} \u{ac01} \u{1100}\u{1161}\u{11a8} ů",
+            "<think>\u{301}a",
+            "\u{301}<think> \u{301}",
+            "",
+        ];
+        let ids = compare(&qwen, &texts);
+        let name = |name: &str| Encoder::read(&qwen).unwrap().1.ids[name];
+        assert_eq!((ids[0][0], ids[3][0]), (name("<think>"), name("<think>\u{301}")));
+        assert!(!ids[1].contains(&name("<|im_start|>")));
+        assert_eq!(ids[2][..2], compare(&qwen, &["\u{e9} \u{e9}"])[0][..2], "composed before it is cut");
+        compare(&smol, &texts);
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        let read = |f: &str| std::fs::read_to_string(format!("{root}/{f}")).unwrap();
+        for file in [&qwen, &smol] {
+            compare(file, &["README.md", "engine/src/data/letters.rs", "Cargo.toml"].map(read));
+        }
+    }
+
+    /// Every character beside others, and those that NFC may change alone, with Qwen's normaliser and words.
+    #[test]
+    fn every_character_has_the_ids_of_the_library() {
+        let plain = file(bpe::train(&LEARN, 330).unwrap().json());
+        let all: Vec<char> = ('\0'..=char::MAX).collect();
+        let [qwen, _] = published(&plain);
+        let together: Vec<String> =
+            all.chunks(256).map(|some| some.iter().map(|c| format!("a{c}1{c} {c}")).collect()).collect();
+        compare(&qwen, &together);
+        let changes = |c: &&char| {
+            !c.to_string().nfc().map(|(c, _)| c).eq([**c]) || !c.to_string().nfd().map(|(c, _)| c).eq([**c])
+        };
+        let alone: Vec<String> = all.iter().filter(changes).map(char::to_string).collect();
+        assert!(alone.len() > 12_000, "{}", alone.len());
+        compare(&qwen, &alone);
+    }
+
     #[test]
     fn what_is_out_of_reach_is_named() {
         let plain = file(bpe::train(&LEARN, 280).unwrap().json());
@@ -255,14 +339,17 @@ mod tests {
         };
         let why = [
             refused(|f| f["model"]["dropout"] = 0.1.into()),
-            refused(|f| f["normalizer"] = serde_json::json!({"type": "NFC"})),
+            refused(|f| f["normalizer"] = serde_json::json!({"type": "NFKC"})),
             refused(|f| f["pre_tokenizer"] = serde_json::json!({"type": "Split"})),
-            refused(|f| f["added_tokens"][1]["special"] = false.into()),
+            refused(|f| {
+                f["added_tokens"][1]["special"] = false.into();
+                f["added_tokens"][1]["lstrip"] = true.into();
+            }),
             refused(|f| drop(f["model"]["vocab"].as_object_mut().unwrap().remove("a"))),
             refused(|f| f["model"]["merges"] = serde_json::json!([["a", "zz"]])),
             refused(|f| f["model"]["merges"] = serde_json::json!([7])),
         ];
-        let words = ["dropout", "NFC", "Split", "<|mask|>", "\"a\"", "\"zz\"", "merge 0"];
+        let words = ["dropout", "NFKC", "Split", "<|mask|>", "\"a\"", "\"zz\"", "merge 0"];
         for (why, word) in why.iter().zip(words) {
             assert!(why.contains(word), "{why}");
         }
@@ -275,9 +362,12 @@ mod tests {
             learn in "[ab ]{0,60}",
             text in any::<String>(),
             plain in "[abc ']{0,80}",
+            marks in "([aeouk]|[\u{300}-\u{345}]|[\u{1100}-\u{1112}][\u{1161}-\u{1175}]|[\u{f900}-\u{f920}]|<think>|</think>|<\\|im_start\\|>|[0-9]| |\n){0,30}",
         ) {
             let file = file(bpe::train(&[&learn, LEARN[0], LEARN[2]], 330).unwrap().json());
-            compare(&file, &[text, plain]);
+            let texts = [text, plain, marks];
+            compare(&file, &texts);
+            published(&file).iter().for_each(|file| drop(compare(file, &texts)));
         }
     }
 }

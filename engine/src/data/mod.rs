@@ -4,6 +4,7 @@
 //! documents are laid end to end and cut into rows ([`pack`]). Where one document ends and the next begins stays
 //! readable from the ids alone, because encoded text can never contain a special id ([`tokenizer`]).
 
+mod added;
 #[cfg(feature = "train")]
 pub mod bpe;
 pub mod byte_level;

@@ -100,6 +100,13 @@ pub struct StepRecord {
     #[serde(rename = "f", default, skip_serializing_if = "is_false")]
     pub forced: bool,
 }
+impl StepRecord {
+    /// Positions whose hidden rows the forward computed, empty for the user's operations: they follow the cached prefix
+    /// without a gap. What lies before them was read from the cache, what lies behind was not looked at.
+    pub fn computed(&self) -> std::ops::Range<u32> {
+        self.cache.reused..self.cache.reused.saturating_add(self.queries)
+    }
+}
 fn is_false(b: &bool) -> bool {
     !b
 }

@@ -3,6 +3,7 @@
 //! It is read from the run whenever somebody looks, so a link made while training shows how far training is.
 
 pub mod html;
+mod paths;
 pub mod publish;
 mod svg;
 
@@ -100,11 +101,13 @@ fn thin(points: &[TrainPoint], limit: usize) -> Vec<(u64, f64, u64, f64)> {
 pub fn build(index: &Index, run: &RunFolder, share: &Share) -> Result<SharedResult, StorageError> {
     ingest::ingest(index, run)?;
     // a share is read by anyone: no folders of this machine
-    let config = run.config()?.published();
-    let status = match run.status()? {
+    let own = run.config()?;
+    let config = own.published();
+    let mut status = match run.status()? {
         Some(s) => s,
         None => queued_status(&config, share.created),
     };
+    status.error = status.error.map(|error| paths::without_folders(&error, &folders(run, &own)));
     let points = index.train_points(&run.id)?;
     let (seconds, flops) = index.cost(&run.id)?;
     let valid = index
@@ -144,6 +147,16 @@ pub fn build(index: &Index, run: &RunFolder, share: &Share) -> Result<SharedResu
         config,
         status,
     })
+}
+
+/// Paths that an error of this run may name.
+fn folders(run: &RunFolder, config: &RunConfig) -> Vec<String> {
+    let d = &config.data;
+    let files = [&d.train, &d.valid, &d.tokenizer, &config.model.from].into_iter().flatten().cloned();
+    let here = [Some(run.path.clone()), std::fs::canonicalize(&run.path).ok(), std::env::current_dir().ok()];
+    let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
+    let shown = here.into_iter().chain([home]).flatten().map(|p| p.display().to_string());
+    files.chain(shown).collect()
 }
 
 /// Texts of the token ids that a record mentions, from the newest checkpoint's tokenizer.

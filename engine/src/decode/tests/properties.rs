@@ -104,6 +104,7 @@ proptest! {
                 prop_assert!(a.logq <= 0.0 && a.logq.is_finite());
             }
         }
+        recorded_forwards(&d, &net)?;
         let t = d.trajectory();
         prop_assert_eq!(t.replay().unwrap().pop().unwrap(), d.state().clone());
         let back: Trajectory = serde_json::from_str(&serde_json::to_string(&t).unwrap()).unwrap();
@@ -136,10 +137,21 @@ proptest! {
             }
         }
         drive(&mut d, |r| net.forward(r)).unwrap();
+        recorded_forwards(&d, &net)?;
         prop_assert_eq!(d.state().masked_left(), 0);
         prop_assert_eq!(&d.state().ids()[..c.prompt.len()], &c.prompt[..]);
         prop_assert_eq!(d.trajectory().replay().unwrap().pop().unwrap(), d.state().clone());
     }
+}
+
+/// The record says which positions each forward computed; the net has refused gaps between them and the cached prefix.
+fn recorded_forwards(d: &Decoder, net: &HashNet) -> Result<(), TestCaseError> {
+    let steps = d.steps().iter().filter(|s| s.kind != StepKind::User);
+    let computed: Vec<Vec<u32>> = steps.map(|s| s.computed().collect()).collect();
+    let asked: Vec<Vec<u32>> = net.log.iter().map(|r| r.query_positions.clone()).collect();
+    prop_assert_eq!(computed, asked);
+    prop_assert!(d.steps().iter().filter(|s| s.kind == StepKind::User).all(|s| s.computed().is_empty()));
+    Ok(())
 }
 
 /// A policy that returns what it is told.
