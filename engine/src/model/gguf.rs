@@ -36,7 +36,7 @@ fn bad(what: impl std::fmt::Display) -> CheckpointError {
 }
 
 /// The tensor's name in a GGUF file.
-fn name(family: Family, layer: usize, part: Part) -> Option<String> {
+pub(super) fn name(family: Family, layer: usize, part: Part) -> Option<String> {
     let inner = match part {
         Part::Embed => return Some("token_embd.weight".into()),
         Part::Norm => return Some("output_norm.weight".into()),
@@ -88,9 +88,14 @@ fn permuted(family: Family, t: &Named) -> bool {
     family == Family::Llama && matches!(t.part, Part::Q | Part::K)
 }
 
+/// A file's header: metadata, and where its tensors are.
+pub fn content<R: Read + Seek>(reader: &mut R) -> Result<Content, CheckpointError> {
+    Content::read(reader).map_err(bad)
+}
+
 /// Reads a whole model; quantised tensors become f32.
 pub fn load<R: Read + Seek>(reader: &mut R) -> Result<LoadedModel, CheckpointError> {
-    let content = Content::read(reader).map_err(bad)?;
+    let content = content(reader)?;
     let (config, serving) = read_config(&content)?;
     let layout = Layout::new(&config);
     let mut params = vec![0f32; layout.total];
@@ -122,7 +127,8 @@ pub fn load<R: Read + Seek>(reader: &mut R) -> Result<LoadedModel, CheckpointErr
     Ok(LoadedModel { config, serving, params })
 }
 
-fn read_config(content: &Content) -> Result<(ModelConfig, Serving), CheckpointError> {
+/// Shape and manner of decoding from the metadata.
+pub fn read_config(content: &Content) -> Result<(ModelConfig, Serving), CheckpointError> {
     let meta = &content.metadata;
     let text = |key: &str| meta.get(key).and_then(|v| v.to_string().ok());
     let arch = text("general.architecture").ok_or_else(|| bad("general.architecture is missing"))?.clone();

@@ -6,8 +6,15 @@ pub mod family;
 pub mod generate;
 #[cfg(feature = "gguf")]
 pub mod gguf;
+#[cfg(feature = "gguf")]
+pub mod gguf_tokenizer;
+#[cfg(feature = "train")]
+pub mod inspect;
 pub mod layout;
 pub mod session;
+pub mod shards;
+#[cfg(feature = "train")]
+pub mod source;
 pub mod trunk;
 
 pub use checkpoint::{CheckpointError, LoadedModel, Serving};

@@ -14,6 +14,7 @@ use super::folder::{FolderError, io};
 use super::step::Learner;
 use crate::model::Serving;
 use crate::model::checkpoint::{self as model, CheckpointError, Format, MODEL};
+use crate::model::source::{Source, SourceError};
 
 const TRAINER: &str = "trainer.safetensors";
 
@@ -35,6 +36,8 @@ pub struct Counters {
 pub enum SaveError {
     #[error(transparent)]
     Folder(#[from] FolderError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// what was read from the device is not what it computed
     #[error("{0}")]
     Device(String),
@@ -148,21 +151,11 @@ pub fn resume<B: Train>(dir: &Path, learner: &mut Learner<B>) -> Result<Counters
         learner.backend.write(to, 0, &values);
     }
     if counters.ema {
-        let loaded = read_model(dir)?;
+        let loaded = Source::Folder(dir.into()).load()?;
         let mut ema = learner.backend.buf(n);
         learner.backend.write(&mut ema, 0, &loaded.params);
         learner.ema = Some(ema);
     }
     (learner.updates, learner.ema_updates) = (counters.updates, counters.ema_updates);
     Ok(counters)
-}
-
-/// Reads `config.json` and `model.safetensors` of a checkpoint or model folder.
-pub fn read_model(dir: &Path) -> Result<model::LoadedModel, SaveError> {
-    let (c, m) = (dir.join("config.json"), dir.join(MODEL));
-    let text = io(&c, fs::read_to_string(&c))?;
-    let file = io(&m, fs::File::open(&m))?;
-    // SAFETY: checkpoints are renamed into place and never rewritten.
-    let map = io(&m, unsafe { memmap2::Mmap::map(&file) })?;
-    model::load(&text, &map).map_err(|source| SaveError::Checkpoint { path: dir.into(), source })
 }

@@ -1,4 +1,4 @@
-//! The command line: `hilda serve | train | sample | eval | parity | bench | runs | data | doctor`.
+//! The command line: `hilda serve | train | sample | eval | models | parity | bench | runs | data | doctor`.
 //!
 //! Exit codes: 0 done, 1 failed, 2 bad input. What a program would read goes to standard output (JSON with
 //! `--json`), everything for people about progress to standard error, bars only on a terminal.
@@ -7,6 +7,7 @@ pub mod bench;
 pub mod data;
 pub mod doctor;
 pub mod eval;
+pub mod models;
 pub mod parity;
 pub mod progress;
 pub mod runs;
@@ -82,6 +83,8 @@ enum Command {
     Sample(sample::Args),
     /// Measure a model
     Eval(eval::Args),
+    /// List, show and check models
+    Models(models::Args),
     /// Compare checkpoints with what reference implementations computed
     Parity(parity::Args),
     /// Measure this machine
@@ -133,6 +136,7 @@ pub fn main() -> ExitCode {
         Command::Train(a) => train::run(a),
         Command::Sample(a) => sample::run(a),
         Command::Eval(a) => eval::run(a),
+        Command::Models(a) => models::run(a),
         Command::Parity(a) => parity::run(a),
         Command::Bench(a) => bench::run(a),
         Command::Runs(a) => runs::run(a),
