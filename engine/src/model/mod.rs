@@ -2,6 +2,8 @@
 
 mod backward;
 pub mod checkpoint;
+#[cfg(all(feature = "gguf", feature = "train"))]
+pub mod export;
 pub mod family;
 pub mod generate;
 #[cfg(feature = "gguf")]
@@ -11,6 +13,7 @@ pub mod gguf_tokenizer;
 #[cfg(feature = "train")]
 pub mod inspect;
 pub mod layout;
+pub mod lora;
 pub mod session;
 pub mod shards;
 #[cfg(feature = "train")]

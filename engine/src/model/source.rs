@@ -52,6 +52,11 @@ impl Source {
         if kind.is_dir() {
             let newest = crate::train::checkpoint::list(path).last().copied();
             let folder = newest.map_or(path.into(), |step| crate::train::checkpoint::folder(path, step));
+            if !folder.join("config.json").exists()
+                && let Some(file) = only_gguf(&folder)
+            {
+                return Ok(Source::Gguf(file));
+            }
             return Ok(Source::Folder(folder));
         }
         let mut start = [0u8; 4];
@@ -176,6 +181,13 @@ impl Source {
         let message = "GGUF is not part of this build".into();
         SourceError::File { path: self.path().into(), message }
     }
+}
+
+/// The GGUF file of a folder that holds one and no more.
+fn only_gguf(folder: &Path) -> Option<PathBuf> {
+    let files = std::fs::read_dir(folder).ok()?.flatten().map(|e| e.path());
+    let mut found = files.filter(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")));
+    found.next().filter(|_| found.next().is_none())
 }
 
 /// The mapped files of weights of a folder.

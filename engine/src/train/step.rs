@@ -3,19 +3,25 @@
 use hilda_kernels::Train;
 use hilda_kernels::adam::AdamStep;
 
+use super::schedule::phase_of;
 use crate::config::{EmaPolicy, Objective, Phase, RunConfig};
 use crate::data::{Packed, Row, places};
-use crate::diffusion::batch::{Normaliser, assemble, causal, causal_count};
+use crate::diffusion::batch::{Normaliser, assemble, assemble_views, causal, causal_count, whole};
 use crate::diffusion::{Corruption, Micro};
+use crate::model::lora::{self, Adapter};
 use crate::model::{Plan, Trunk};
+use hilda_kernels::Base;
 use hilda_kernels::rng::{Rng, Stream};
 
 /// Weights, gradients and optimiser state on a device.
 pub struct Learner<B: Train> {
     pub backend: B,
     pub trunk: Trunk,
+    /// what the forward pass uses; with adapters the merged weights
     pub params: B::Buf,
     grads: B::Buf,
+    pub lora: Option<Adapted<B>>,
+    /// moments of what is trained: of the weights, or of the adapters
     pub m: B::Buf,
     pub v: B::Buf,
     pub ema: Option<B::Buf>,
@@ -24,6 +30,15 @@ pub struct Learner<B: Train> {
     /// updates since the average began
     pub ema_updates: u64,
     plan: Plan<B>,
+}
+
+/// Adapters that are trained in place of the weights.
+pub struct Adapted<B: Train> {
+    pub adapter: Adapter,
+    /// weights that stay
+    pub base: B::Buf,
+    theta: B::Buf,
+    grads: B::Buf,
 }
 
 /// What one step reports.
@@ -39,17 +54,52 @@ pub struct StepReport {
 
 impl<B: Train> Learner<B> {
     pub fn new(backend: B, trunk: Trunk, params: &[f32], plan_rows: usize) -> Self {
+        Learner::adapted(backend, trunk, params, plan_rows, None)
+    }
+
+    /// As [`Learner::new`]; with an adapter only that is trained and `params` stay.
+    pub fn adapted(
+        backend: B,
+        trunk: Trunk,
+        params: &[f32],
+        plan_rows: usize,
+        adapter: Option<Adapter>,
+    ) -> Self {
         let n = trunk.layout.total;
         let mut p = backend.buf(n);
         backend.write(&mut p, 0, params);
         let plan = trunk.plan(&backend, plan_rows, true);
-        let (grads, m, v) = (backend.buf(n), backend.buf(n), backend.buf(n));
-        Learner { backend, trunk, params: p, grads, m, v, ema: None, updates: 0, ema_updates: 0, plan }
+        let trained = adapter.as_ref().map_or(n, |a| a.theta.len());
+        let (grads, m, v) = (backend.buf(n), backend.buf(trained), backend.buf(trained));
+        let lora = adapter.map(|adapter| {
+            let mut base = backend.buf(n);
+            backend.write(&mut base, 0, params);
+            let (theta, grads) = (backend.buf(trained), backend.buf(trained));
+            Adapted { adapter, base, theta, grads }
+        });
+        let (updates, ema_updates) = (0, 0);
+        let mut learner =
+            Learner { backend, trunk, params: p, grads, lora, m, v, ema: None, updates, ema_updates, plan };
+        learner.merge();
+        learner
+    }
+
+    /// Brings the merged weights up to date with base and adapters.
+    pub fn merge(&mut self) {
+        if let Some(l) = &mut self.lora {
+            self.backend.write(&mut l.theta, 0, &l.adapter.theta);
+            l.adapter.merge(&self.backend, &l.base, &mut self.params, self.trunk.layout.total);
+        }
     }
 
     /// Bytes of weights, gradients, moments, average and activations.
     pub fn bytes(&self) -> usize {
-        4 * self.trunk.layout.total * (4 + self.ema.is_some() as usize) + self.plan.bytes()
+        let total = self.trunk.layout.total;
+        let state = match &self.lora {
+            None => total * (4 + self.ema.is_some() as usize),
+            Some(l) => 3 * total + 4 * l.adapter.theta.len(),
+        };
+        4 * state + self.plan.bytes()
     }
 
     /// The weights that are evaluated: the average if it is on.
@@ -113,7 +163,12 @@ impl<B: Train> Learner<B> {
     /// Clips, updates, averages. Returns the gradient norm before clipping; a norm that is not finite changes nothing.
     pub fn update(&mut self, config: &RunConfig, lr: f64) -> f64 {
         let o = &config.optimiser;
-        let norm = self.backend.sum_squares(&self.grads).sqrt();
+        if let Some(l) = &mut self.lora {
+            let gradient = l.adapter.gradient(&self.backend, &self.grads);
+            self.backend.write(&mut l.grads, 0, &gradient);
+        }
+        let grads = self.lora.as_ref().map_or(&self.grads, |l| &l.grads);
+        let norm = self.backend.sum_squares(grads).sqrt();
         if !norm.is_finite() {
             return norm;
         }
@@ -128,7 +183,14 @@ impl<B: Train> Learner<B> {
             step.ema = Some(o.ema_decay.min((1.0 + n) / (10.0 + n)) as f32);
         }
         let ema = self.ema.as_mut();
-        self.backend.adamw(&mut self.params, &self.grads, &mut self.m, &mut self.v, ema, step);
+        match &mut self.lora {
+            None => self.backend.adamw(&mut self.params, &self.grads, &mut self.m, &mut self.v, ema, step),
+            Some(l) => {
+                self.backend.adamw(&mut l.theta, &l.grads, &mut self.m, &mut self.v, None, step);
+                l.adapter.theta = self.backend.read_range(&l.theta, 0, l.adapter.theta.len());
+            }
+        }
+        self.merge();
         norm
     }
 
@@ -177,13 +239,18 @@ pub fn micro_rows(config: &RunConfig) -> usize {
 /// is allocated; equal to [`Learner::bytes`] of the run with the average on, if any phase has one.
 pub fn planned_bytes(config: &RunConfig, trunk: &Trunk) -> usize {
     let average = config.phases.iter().any(|p| p.ema != EmaPolicy::Off);
-    4 * trunk.layout.total * (4 + usize::from(average)) + trunk.plan_bytes(plan_rows(config), true)
+    let total = trunk.layout.total;
+    let state = match &config.lora {
+        None => total * (4 + usize::from(average)),
+        Some(spec) => 3 * total + 4 * lora::sites(&trunk.config, &trunk.layout, spec).1,
+    };
+    4 * state + trunk.plan_bytes(plan_rows(config), true)
 }
 
 /// Hidden rows a training plan needs.
 pub fn plan_rows(config: &RunConfig) -> usize {
-    let two = config.phases.iter().any(|p| p.objective == Objective::Block);
-    micro_rows(config) * config.data.packing.length * if two { 2 } else { 1 }
+    let streams = config.phases.iter().map(Phase::streams).max().unwrap_or(1);
+    micro_rows(config) * config.data.packing.length * streams
 }
 
 /// The micro-batches of a step: corruption is drawn for the global batch, then cut.
@@ -220,7 +287,32 @@ pub fn micro_batches(
     let tokens: Vec<&[u32]> = rows.iter().map(|r| r.tokens).collect();
     let noisy: Vec<_> = rows.iter().map(|r| places(r, packing, block, 1)).collect();
     let plans = process.draw(step as u32, &tokens, &noisy);
+    if phase.complementary {
+        let inverse = process.complement(step as u32, &tokens, &noisy, &plans);
+        let both: Vec<_> = plans.iter().chain(&inverse).cloned().collect();
+        let norm = Normaliser::new(&both, None);
+        let views = plans.chunks(micro).zip(inverse.chunks(micro));
+        let rows = rows.chunks(micro).zip(views);
+        return match annealed(config, phase, step) {
+            None => rows
+                .map(|(r, (a, b))| assemble_views(r, [a, b], packing, streams, phase.shift, norm))
+                .collect(),
+            Some(base) => {
+                rows.map(|(r, (a, b))| whole(r, &[a, b], packing, base, phase.shift, norm)).collect()
+            }
+        };
+    }
     let norm = Normaliser::new(&plans, phase.edit);
     let pairs = rows.chunks(micro).zip(plans.chunks(micro));
-    pairs.map(|(r, p)| assemble(r, p, packing, streams, phase.shift, norm)).collect()
+    match annealed(config, phase, step) {
+        None => pairs.map(|(r, p)| assemble(r, p, packing, streams, phase.shift, norm)).collect(),
+        Some(base) => pairs.map(|(r, p)| whole(r, &[p], packing, base, phase.shift, norm)).collect(),
+    }
+}
+
+/// The rule of a step whose attention is still opening.
+fn annealed(config: &RunConfig, phase: &Phase, step: u64) -> Option<Base> {
+    let s = phase_of(config, step).map_or(0, |(_, s)| s);
+    let r = phase.openness(s) as f32;
+    (r < 1.0).then_some(Base::Annealed { r, seed: config.seed, step: step as u32 })
 }

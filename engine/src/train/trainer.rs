@@ -14,6 +14,7 @@ use crate::config::{ConfigError, EmaPolicy, ModelConfig, Objective, OptimiserPol
 use crate::decode::Attention;
 use crate::diffusion::likelihood::{self, Estimator, Evaluation};
 use crate::files;
+use crate::model::lora::Adapter;
 use crate::model::source::{Source, SourceError};
 use crate::model::{Serving, Trunk};
 use crate::record::{Estimate, Metric, SampleFile, State, Status};
@@ -134,7 +135,8 @@ pub fn train<B: Train + Clone>(
         None => initial(config, &trunk, input)?,
         Some(_) => vec![0.0; trunk.layout.total],
     };
-    let mut learner = Learner::new(backend, trunk, &params, plan_rows(config));
+    let adapter = config.lora.as_ref().map(|l| Adapter::new(&trunk.config, &trunk.layout, l, config.seed));
+    let mut learner = Learner::adapted(backend, trunk, &params, plan_rows(config), adapter);
     drop(params);
     let before = RunFolder::status(&path)?;
     let mut counters = Counters::default();
@@ -400,6 +402,7 @@ fn write_checkpoint<B: Train + Clone>(
         serving_of(config, status.phase),
         input.tokenizer.json(),
         &card,
+        &config.published().model.from.unwrap_or_default(),
     )?;
     status.checkpoint = Some(counters.step);
     let (step, attempt) = (counters.step, status.attempt);
