@@ -12,5 +12,6 @@ pub mod hub;
 pub mod jobs;
 pub mod library;
 pub mod models;
+pub mod pull;
 pub mod share;
 pub mod storage;
