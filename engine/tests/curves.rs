@@ -39,7 +39,7 @@ fn input(length: usize) -> Input {
     let all = pack_texts(&tokenizer, &texts, length).unwrap();
     let (valid, train) = all.rows.split_at(8 * length);
     let part = |rows: &[u32]| Packed { rows: rows.to_vec(), ..all.clone() };
-    Input { train: part(train), valid: part(valid), tokenizer, bytes_per_token: 2.0 }
+    Input { train: part(train), valid: part(valid), tokenizer, bytes_per_token: 2.0, shape: None }
 }
 
 fn run(name: &str) -> Curve {

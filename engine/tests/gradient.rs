@@ -218,12 +218,36 @@ fn every_objective_matches_candle() {
         "objective = \"block\"\nblock_size = 4".into(),
         format!("objective = \"block\"\nblock_size = 8\nshift = true\n{edit}"),
         "objective = \"block\"\nblock_size = 0\nshift = true".into(),
+        "objective = \"mdlm\"\nshift = true\nanneal = 20".into(),
+        "objective = \"mdlm\"\ncomplementary = true\nanneal = 5".into(),
+        "objective = \"block\"\nblock_size = 4\nshift = true\ncomplementary = true".into(),
     ] {
         let config = recipe(&phase);
         let model =
             ModelSpec { context: Some(24), ..config.model.clone() }.resolve(37, 1, 0, vec![1, 2]).unwrap();
         check(&phase, &config, model);
     }
+}
+
+/// An annealed phase starts nearly causal, draws other edges each step, and is open from step `anneal` on.
+#[test]
+fn attention_opens_over_the_annealed_steps() {
+    let config = recipe("objective = \"mdlm\"\nshift = true\nanneal = 10");
+    let model =
+        ModelSpec { context: Some(24), ..config.model.clone() }.resolve(37, 1, 0, vec![1, 2]).unwrap();
+    let (trunk, data) = (Trunk::new(model), data(37));
+    let rows: Vec<Row> = (0..3).map(|i| data.row(i)).collect();
+    let open = |step: u64| {
+        let m = micro_batches(&config, &trunk, &config.phases[0], &rows, step).remove(0);
+        let pairs = m.places[..24].iter().flat_map(|q| m.places[..24].iter().map(move |k| (*q, *k)));
+        let future = pairs.filter(|(q, k)| q.document == k.document && k.position > q.position);
+        future.map(|(q, k)| m.rule.allowed(q, k)).collect::<Vec<bool>>()
+    };
+    let share = |edges: &[bool]| edges.iter().filter(|e| **e).count() as f64 / edges.len() as f64;
+    let shares: Vec<f64> = (0..10).map(|s| share(&open(s))).collect();
+    assert!(shares[0] < 0.25 && shares[4] > 0.3 && shares[4] < 0.7 && shares[9] == 1.0, "{shares:?}");
+    assert_ne!(open(4), open(5));
+    assert_eq!(share(&open(40)), 1.0);
 }
 
 /// Every family of published models: what it adds to the backbone has a gradient, and the right one.

@@ -47,7 +47,7 @@ fn input() -> Input {
     let tokenizer = hilda_engine::data::bpe::train(&texts, 300).unwrap();
     let train = hilda_engine::data::pack::pack_texts(&tokenizer, &texts, 16).unwrap();
     let valid = Packed { rows: train.rows[..6 * 16].to_vec(), ..train.clone() };
-    Input { tokenizer, train, valid, bytes_per_token: 2.0 }
+    Input { tokenizer, train, valid, bytes_per_token: 2.0, shape: None }
 }
 
 /// Trains until done or until `steps` more steps are done.

@@ -11,12 +11,14 @@ use std::time::Instant;
 use hilda_engine::{
     config::{ConfigError, EmaPolicy, ModelConfig, Objective, Phase, RunConfig},
     data::{Registry, Tokenizer},
+    model::{Layout, lora, source::Source},
     record::Metric,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     http::config_field,
+    library,
     storage::{DataDir, Index, write_atomic},
 };
 
@@ -72,13 +74,16 @@ pub fn check_launchable(data: &DataDir, mut config: RunConfig) -> Result<RunConf
         }
     }
     if let Some(from) = &config.model.from {
-        let folder = data.run(from).ok().and_then(|r| r.newest_checkpoint());
+        let pulled = library::folder(data.root(), from).filter(|p| p.is_dir());
+        let folder = data.run(from).ok().and_then(|r| r.newest_checkpoint()).or(pulled);
         match folder {
             Some(p) => config.model.from = Some(p.display().to_string()),
             None => {
                 return refuse(
                     "model.from",
-                    format!("\"{from}\" is not the id of a run that has a checkpoint"),
+                    format!(
+                        "\"{from}\" is neither the id of a run that has a checkpoint nor the name of a pulled model"
+                    ),
                 );
             }
         }
@@ -98,6 +103,19 @@ const DEFAULT_VOCAB: usize = 4096;
 
 /// The shape with the vocabulary that the run will have: of the named tokenizer, or of the one to be trained.
 fn resolve(config: &RunConfig) -> Result<ModelConfig, ConfigError> {
+    // a run that goes on from a model takes its shape, unless the recipe says another
+    if let Some(from) = config.model.from.as_ref().filter(|_| !config.model.shaped())
+        && let Ok(source) = Source::open(std::path::Path::new(from))
+    {
+        let field = |m: String| ConfigError::field("model.from", m);
+        let (shape, _) = source.config().map_err(|e| field(e.to_string()))?;
+        let context = config.model.context.unwrap_or(config.data.packing.length);
+        if context > shape.context {
+            let message = format!("{context} tokens, but the model it goes on from knows {}", shape.context);
+            return Err(ConfigError::field("model.context", message));
+        }
+        return Ok(ModelConfig { context, ..shape });
+    }
     let given = config.data.tokenizer.as_ref().and_then(|p| Tokenizer::from_file(p).ok()).map(|t| t.vocab());
     let vocab = given.or(config.data.vocab).unwrap_or(DEFAULT_VOCAB);
     config.model.resolve(vocab, 0, 0, vec![0])
@@ -110,16 +128,19 @@ pub fn flops_per_sequence(m: &ModelConfig, phase: &Phase, length: usize) -> f64 
     let one = |pos: f64, pairs: f64, head: f64| {
         3.0 * (2.0 * matrices * pos + 4.0 * d * n * pairs + 2.0 * d * m.vocab as f64 * head)
     };
+    // complementary views: every noisy row twice, every token in the head
+    let views = if phase.complementary { 2.0 } else { 1.0 };
     let edit = phase.edit.map_or(0.0, |e| e.mix * l / 2.0);
     match phase.objective {
         Objective::Ar => one(l, l * (l + 1.0) / 2.0, l),
-        Objective::Mdlm => one(l, l * l, l / 2.0 + edit),
+        Objective::Mdlm => one(views * l, views * l * l, views * l / 2.0 + edit),
         Objective::Block => {
             let sizes = phase.block_size.as_ref().map(|b| b.list()).unwrap_or_default();
             let sizes = if sizes.is_empty() { vec![0] } else { sizes };
             let each = |b: &usize| {
                 let b = if *b == 0 { l } else { *b as f64 };
-                one(2.0 * l, l * (l + b), l / 2.0 + edit)
+                let pairs = l * (l + b) + (views - 1.0) * l * (l + b) / 2.0;
+                one((views + 1.0) * l, pairs, views * l / 2.0 + edit)
             };
             sizes.iter().map(each).sum::<f64>() / sizes.len() as f64
         }
@@ -130,8 +151,11 @@ pub fn flops_per_sequence(m: &ModelConfig, phase: &Phase, length: usize) -> f64 
 pub fn memory_bytes(m: &ModelConfig, config: &RunConfig) -> u64 {
     let p = m.parameters();
     let ema = config.phases.iter().any(|p| p.ema != EmaPolicy::Off);
-    let state = p * (4 + usize::from(ema));
-    let streams = if config.phases.iter().any(|p| p.objective == Objective::Block) { 2 } else { 1 };
+    let state = match &config.lora {
+        None => p * (4 + usize::from(ema)),
+        Some(spec) => 3 * p + 4 * lora::sites(m, &Layout::new(m), spec).1,
+    };
+    let streams = config.phases.iter().map(Phase::streams).max().unwrap_or(1);
     let rows = config.batch.micro.unwrap_or(config.batch.rows) * config.data.packing.length * streams;
     // per layer: two norms' inputs and outputs, attention output, qkv, gate, up and their product
     let layer = 4 * m.width + m.heads * m.head_dim + m.qkv() + 3 * m.mlp;
@@ -173,7 +197,10 @@ fn measured(data: &DataDir, index: &Index, m: &ModelConfig, phase: &Phase, lengt
             };
             rates.push(flops / seconds);
             let alike = config.phases.get(p).is_some_and(|p| {
-                p.objective == phase.objective && p.block_size == phase.block_size && p.edit == phase.edit
+                p.objective == phase.objective
+                    && p.block_size == phase.block_size
+                    && p.edit == phase.edit
+                    && p.complementary == phase.complementary
             });
             if alike && other == *m && config.data.packing.length == length {
                 same.push(tokens_per_s);
@@ -265,9 +292,13 @@ pub fn estimate(data: &DataDir, index: &Index, toml: &str) -> Estimate {
         }
     };
     out.command = format!("hilda train {}.toml", config.name);
-    if let Err((field, message)) = check_launchable(data, config.clone()) {
-        out.errors.push(FieldError { field, message });
-    }
+    let config = match check_launchable(data, config.clone()) {
+        Ok(launchable) => launchable,
+        Err((field, message)) => {
+            out.errors.push(FieldError { field, message });
+            config
+        }
+    };
     let m = match resolve(&config) {
         Ok(m) => m,
         Err(e) => {

@@ -10,20 +10,37 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     #[error(
-        "the hub cannot be reached ({message}); this machine seems to be offline. A local file works without it: hilda data add NAME PATH"
+        "the hub cannot be reached ({message}); this machine seems to be offline. Local files work without it: hilda data add NAME PATH for text, and a model's folder or GGUF file wherever a model is named"
     )]
     Offline { message: String },
     #[error("{url}: the hub answered {status}")]
     Status { url: String, status: u16 },
+    /// 401 and 403: the hub does not say which of the three it is
+    #[error(
+        "{repository}: the hub refuses it ({status}): it does not exist, is private, or is gated. For a gated one accept its terms on the hub's page and set HF_TOKEN"
+    )]
+    Refused { repository: String, status: u16 },
+    #[error("{repository}: the hub knows no such repository, revision or file (404: {url})")]
+    Absent { repository: String, url: String },
+    #[error("{repository}: {message}")]
+    Content { repository: String, message: String },
     #[error("{path}: {source}")]
     Io { path: String, source: std::io::Error },
     #[error("{url}: {got} of {want} bytes arrived; run the same command again to go on from there")]
     Short { url: String, got: u64, want: u64 },
 }
 
-/// One file of a data set, at a revision.
+/// What a repository holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Dataset,
+    Model,
+}
+
+/// One file of a repository, at a revision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HubFile {
+    pub kind: Kind,
     pub base: String,
     pub repository: String,
     pub revision: String,
@@ -33,9 +50,9 @@ pub struct HubFile {
 impl HubFile {
     /// A data set's file on the hub, or on the mirror that `HF_ENDPOINT` names.
     pub fn dataset(repository: &str, file: &str) -> HubFile {
-        let base = std::env::var("HF_ENDPOINT").ok().filter(|s| !s.is_empty());
         HubFile {
-            base: base.unwrap_or_else(|| "https://huggingface.co".into()),
+            kind: Kind::Dataset,
+            base: endpoint(),
             repository: repository.into(),
             revision: "main".into(),
             file: file.into(),
@@ -43,8 +60,66 @@ impl HubFile {
     }
     pub fn url(&self) -> String {
         let base = self.base.trim_end_matches('/');
-        format!("{base}/datasets/{}/resolve/{}/{}", self.repository, self.revision, self.file)
+        let kind = if self.kind == Kind::Dataset { "datasets/" } else { "" };
+        format!("{base}/{kind}{}/resolve/{}/{}", self.repository, self.revision, self.file)
     }
+}
+
+/// The hub, or the mirror that `HF_ENDPOINT` names.
+pub fn endpoint() -> String {
+    let base = std::env::var("HF_ENDPOINT").ok().filter(|s| !s.is_empty());
+    base.unwrap_or_else(|| "https://huggingface.co".into())
+}
+
+/// A GET request; `HF_TOKEN` goes with it where it is set, and never along a redirection.
+fn get(url: &str, range: Option<u64>) -> Result<ureq::http::Response<ureq::Body>, HubError> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_connect(Some(Duration::from_secs(10)))
+        .timeout_recv_response(Some(Duration::from_secs(30)))
+        .http_status_as_error(false)
+        .build()
+        .into();
+    let mut request = agent.get(url);
+    if let Some(from) = range {
+        request = request.header("Range", format!("bytes={from}-"));
+    }
+    if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|t| !t.is_empty()) {
+        request = request.header("Authorization", format!("Bearer {token}"));
+    }
+    request.call().map_err(|e| HubError::Offline { message: e.to_string() })
+}
+
+fn refused(repository: &str, url: &str, status: u16) -> HubError {
+    let (repository, url) = (repository.to_string(), url.to_string());
+    match status {
+        401 | 403 => HubError::Refused { repository, status },
+        404 => HubError::Absent { repository, url },
+        status => HubError::Status { url, status },
+    }
+}
+
+/// What the hub says about a model: `{sha, siblings: [{rfilename, size, lfs: {sha256}}]}`.
+pub fn model_info(base: &str, repository: &str, revision: &str) -> Result<serde_json::Value, HubError> {
+    /// more than the largest listing
+    const LIMIT: u64 = 64 << 20;
+    let url =
+        format!("{}/api/models/{repository}/revision/{revision}?blobs=true", base.trim_end_matches('/'));
+    let response = get(&url, None)?;
+    let status = response.status().as_u16();
+    if status != 200 {
+        return Err(refused(repository, &url, status));
+    }
+    let content = |e: String| HubError::Content {
+        repository: repository.into(),
+        message: format!("its listing does not read: {e}"),
+    };
+    let text = response
+        .into_body()
+        .with_config()
+        .limit(LIMIT)
+        .read_to_string()
+        .map_err(|e| content(e.to_string()))?;
+    serde_json::from_str(&text).map_err(|e| content(e.to_string()))
 }
 
 /// Downloads to `to`. `progress(received, total)` is called now and then; total is 0 if the hub does not say.
@@ -56,23 +131,13 @@ pub fn download(file: &HubFile, to: &Path, mut progress: impl FnMut(u64, u64)) -
     if to.exists() {
         return Ok(());
     }
-    let part = to.with_extension("part");
+    let part = to.with_file_name(format!("{}.part", to.file_name().unwrap_or_default().to_string_lossy()));
     if let Some(parent) = to.parent() {
         fs::create_dir_all(parent).map_err(io(parent))?;
     }
     let mut have = fs::metadata(&part).map_or(0, |m| m.len());
     let url = file.url();
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_connect(Some(Duration::from_secs(10)))
-        .timeout_recv_response(Some(Duration::from_secs(30)))
-        .http_status_as_error(false)
-        .build()
-        .into();
-    let mut request = agent.get(&url);
-    if have > 0 {
-        request = request.header("Range", format!("bytes={have}-"));
-    }
-    let response = request.call().map_err(|e| HubError::Offline { message: e.to_string() })?;
+    let response = get(&url, (have > 0).then_some(have))?;
     let status = response.status().as_u16();
     let mut out = match status {
         206 => OpenOptions::new().append(true).open(&part).map_err(io(&part))?,
@@ -82,7 +147,7 @@ pub fn download(file: &HubFile, to: &Path, mut progress: impl FnMut(u64, u64)) -
         }
         // the part is the whole file already
         416 if have > 0 => return fs::rename(&part, to).map_err(io(to)),
-        status => return Err(HubError::Status { url, status }),
+        status => return Err(refused(&file.repository, &url, status)),
     };
     let length = response.headers().get("content-length").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let total = length.map_or(0, |l| l + have);
@@ -143,7 +208,13 @@ mod tests {
     }
 
     fn file(base: String) -> HubFile {
-        HubFile { base, repository: "a/b".into(), revision: "main".into(), file: "c.txt".into() }
+        HubFile {
+            kind: Kind::Dataset,
+            base,
+            repository: "a/b".into(),
+            revision: "main".into(),
+            file: "c.txt".into(),
+        }
     }
 
     #[test]

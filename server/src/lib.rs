@@ -10,6 +10,8 @@ pub mod estimate;
 pub mod http;
 pub mod hub;
 pub mod jobs;
+pub mod library;
 pub mod models;
+pub mod pull;
 pub mod share;
 pub mod storage;

@@ -226,7 +226,7 @@ fn load(id: &str, folder: Option<&Path>) -> Result<Ready, ModelError> {
     let tokenizer = Tokenizer::from_bytes(&tokenizer).map_err(|e| unusable(e.to_string()))?;
     let config = String::from_utf8_lossy(&config).into_owned();
     let model: LoadedModel = checkpoint::load(&config, &tensors).map_err(|e| unusable(e.to_string()))?;
-    if tokenizer.vocab() != model.config.vocab {
+    if !model.config.takes_tokenizer(tokenizer.vocab()) {
         let (t, m) = (tokenizer.vocab(), model.config.vocab);
         return Err(unusable(format!("its tokenizer has {t} tokens, its weights {m}")));
     }

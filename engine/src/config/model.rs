@@ -27,7 +27,8 @@ pub struct ModelSpec {
     pub context: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_theta: Option<f32>,
-    /// start from this checkpoint folder instead of random weights
+    /// start from this model (folder, GGUF file or run) instead of random weights; without sizes of its own the recipe
+    /// takes the shape of that model
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
 }
@@ -138,6 +139,12 @@ impl Default for Arch {
 }
 
 impl ModelSpec {
+    /// Does the recipe say anything about the shape itself?
+    pub fn shaped(&self) -> bool {
+        let sizes = [self.width, self.layers, self.heads, self.kv_heads, self.mlp];
+        self.size.is_some() || self.rope_theta.is_some() || sizes.iter().any(Option::is_some)
+    }
+
     /// Derives every size from the dial, then applies the overrides. `vocab` comes from the tokenizer.
     pub fn resolve(
         &self,
@@ -189,6 +196,20 @@ impl ModelSpec {
 }
 
 impl ModelConfig {
+    /// Is a tokenizer of `tokens` ids the model's? Rows without a token are forbidden ones, unless nothing is forbidden:
+    /// then the model is as it was published.
+    pub fn takes_tokenizer(&self, tokens: usize) -> bool {
+        let unused =
+            || self.forbid.is_empty() || (tokens..self.vocab).all(|id| self.forbid.contains(&(id as u32)));
+        tokens == self.vocab || (tokens < self.vocab && unused())
+    }
+    /// Takes mask, end of text and forbidden ids from a tokenizer; rows without a token are forbidden too.
+    pub fn take_roles(&mut self, tokenizer: &crate::data::Tokenizer) {
+        let s = tokenizer.specials();
+        (self.mask_id, self.eos_id) = (s.mask, s.eos);
+        self.forbid = tokenizer.forbid();
+        self.forbid.extend(tokenizer.vocab() as u32..self.vocab as u32);
+    }
     /// Every impossible shape, by field.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let bad = |f: &str, m: String| Err(ConfigError::field(&format!("model.{f}"), m));

@@ -154,6 +154,34 @@ pub struct Phase {
     pub t: [f64; 2],
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edit: Option<EditSpec>,
+    /// `mdlm` only: steps in which attention opens from causal to full, every future edge with a probability that grows
+    /// to one (DiffuLLaMA, arXiv 2410.17891, section 3.2); 0 = open from the first step
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub anneal: u64,
+    /// every row twice, with x_t and with the inverse mask: each token is supervised exactly once a pair (LLaDA 2.0,
+    /// arXiv 2512.15745; Fast-dLLM v2, arXiv 2509.26328)
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub complementary: bool,
+}
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+fn is_false(b: &bool) -> bool {
+    !*b
+}
+impl Phase {
+    /// Hidden rows of a data token in the forward pass: noisy streams and, for blocks, the clean one.
+    pub fn streams(&self) -> usize {
+        match (self.objective, self.complementary) {
+            (Objective::Ar, _) => 1,
+            (Objective::Mdlm, views) => 1 + usize::from(views),
+            (Objective::Block, views) => 2 + usize::from(views),
+        }
+    }
+    /// Share of future edges that are open in step `s` (from 0).
+    pub fn openness(&self, s: u64) -> f64 {
+        if self.anneal == 0 { 1.0 } else { ((s + 1) as f64 / self.anneal as f64).min(1.0) }
+    }
 }
 fn full_range() -> [f64; 2] {
     [1e-3, 1.0]

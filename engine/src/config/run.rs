@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ModelSpec, Objective, Phase};
+use super::{EmaPolicy, LoraSpec, ModelSpec, Objective, Phase};
 
 /// A recipe that cannot run, with the field at fault.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -195,6 +195,9 @@ pub struct RunConfig {
     pub device: String,
     #[serde(default)]
     pub model: ModelSpec,
+    /// train adapters of this kind instead of the weights
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSpec>,
     #[serde(default)]
     pub data: DataSpec,
     pub batch: BatchSpec,
@@ -290,6 +293,12 @@ impl RunConfig {
         if !(0.0..1.0).contains(&o.ema_decay) {
             return bad("optimiser.ema_decay", format!("{} is outside [0, 1)", o.ema_decay));
         }
+        if let Some(lora) = &self.lora {
+            lora.validate()?;
+            if self.phases.iter().any(|p| p.ema != EmaPolicy::Off) {
+                return bad("lora", "adapters are not averaged; set ema = \"off\" in every phase".into());
+            }
+        }
         if self.phases.is_empty() {
             return bad("phase", "a run needs at least one [[phase]]".into());
         }
@@ -329,6 +338,15 @@ impl RunConfig {
                 }
                 (_, Some(_)) => return bad("block_size", "only the block objective has blocks".into()),
                 _ => {}
+            }
+            if p.anneal > 0 && p.objective != Objective::Mdlm {
+                return bad("anneal", "only mdlm opens its attention; blocks grow instead".into());
+            }
+            if p.complementary && p.objective == Objective::Ar {
+                return bad("complementary", "views need a masked objective".into());
+            }
+            if p.complementary && p.edit.is_some() {
+                return bad("complementary", "views and editing rows exclude each other".into());
             }
             if let Some(e) = &p.edit {
                 if p.objective == Objective::Ar {
@@ -454,6 +472,8 @@ edit = { rate = 0.2 }
             ("[data]", "[model]\nheads = 7\n[data]", "model.heads"),
             ("[data]", "[model]\ncontext = 100000\n[data]", "model.context"),
             ("rate = 0.2", "rate = 2.0", "phase[1].edit"),
+            ("shift = true", "shift = true\nanneal = 5", "phase[1].anneal"),
+            ("shift = true", "shift = true\ncomplementary = true", "phase[1].complementary"),
             ("train = \"a.txt\"", "train = \"a.txt\"\npacking = { documents = false }", "restart_positions"),
         ];
         for (from, to, field) in cases {

@@ -19,6 +19,9 @@ pub enum DataError {
     Tokenizer(String),
     #[error("tokenizer has no {role} token; looked for {tried}")]
     MissingSpecial { role: &'static str, tried: String },
+    /// the model that a run starts from
+    #[error("model.from: {0}")]
+    Model(String),
     #[error("typed text reaches the special token \"{token}\" (id {id}); this tokenizer cannot be used")]
     SpecialInText { token: String, id: u32 },
     #[error("{split}: {documents} documents with {tokens} tokens do not fill one row of {length}")]

@@ -17,6 +17,7 @@ pub mod error;
 mod letters;
 #[cfg(feature = "train")]
 pub mod load;
+pub mod mask;
 mod merges;
 pub mod pack;
 #[cfg(feature = "train")]

@@ -17,8 +17,8 @@ use super::merges::{Encoder, Seen, Vocabulary};
 use super::{DataError, byte_level};
 
 /// Names under which public tokenizers keep the three roles, ours first.
-const EOS: [&str; 5] = ["<|endoftext|>", "<|im_end|>", "</s>", "<eos>", "[EOS]"];
-const MASK: [&str; 5] = ["<|mask|>", "[MASK]", "<mask>", "<|mdm_mask|>", "<MASK>"];
+const EOS: [&str; 6] = ["<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "</s>", "<eos>", "[EOS]"];
+pub(super) const MASK: [&str; 5] = ["<|mask|>", "[MASK]", "<mask>", "<|mdm_mask|>", "<MASK>"];
 const PAD: [&str; 4] = ["<|pad|>", "<pad>", "[PAD]", "<|padding|>"];
 
 /// Ids with a role.

@@ -3,7 +3,9 @@
 //! Layouts, for rows of length L:
 //! - causal AR: the row itself, token n + 1 read from row n;
 //! - whole-row masked diffusion: x_t, bidirectional;
-//! - block diffusion: [x_t ; x_0], 2L rows with equal positions (BD3-LM, arXiv 2503.09573, section 3.1).
+//! - block diffusion: [x_t ; x_0], 2L rows with equal positions (BD3-LM, arXiv 2503.09573, section 3.1);
+//! - with complementary views [x_t ; x_t' ; x_0], 3L rows: the views never see each other and share the clean rows
+//!   (equal to two sequences of 2L, `methods/fast_dllm_v2.md` 2.3); without blocks the views are two sequences.
 //!
 //! Logit shift (`methods/decoding.md` 2.2): token n is read from noisy row n - 1; the first token of a block from
 //! the clean row before it. Coefficients are dL/d ln p after all normalisation (global batch).
@@ -11,7 +13,7 @@
 use hilda_kernels::head::LossRow;
 use hilda_kernels::{Base, MaskRule, Place};
 
-use super::corruption::{Kind, RowPlan, has_row};
+use super::corruption::{Kind, Pick, RowPlan, has_row};
 use crate::config::{EditSpec, PackingSpec};
 use crate::data::{Row, places};
 use crate::model::Shape;
@@ -26,7 +28,7 @@ pub struct Micro {
     /// hidden row of each supervised token
     pub hidden_rows: Vec<u32>,
     pub rows: Vec<LossRow>,
-    /// sequence of the micro-batch each supervised token belongs to
+    /// row of the micro-batch each supervised token belongs to
     pub sequence: Vec<u32>,
 }
 
@@ -86,7 +88,7 @@ pub fn causal_count(row: &Row, packing: &PackingSpec) -> usize {
     (1..row.tokens.len()).filter(|n| has_row(&p, *n, true)).count()
 }
 
-/// Masked or block diffusion. `block_size` None: whole-row bidirectional attention; Some(b): two streams.
+/// Masked or block diffusion. `block_size` None: the whole row under bidirectional attention; Some(b): two streams.
 pub fn assemble(
     rows: &[Row],
     plans: &[RowPlan],
@@ -95,40 +97,92 @@ pub fn assemble(
     shift: bool,
     norm: Normaliser,
 ) -> Micro {
+    match block_size {
+        Some(b) => {
+            let base = Base::BlockDiffusion { causal_clean: false };
+            blocks(rows, &[plans], packing, b, base, shift, norm)
+        }
+        None => whole(rows, &[plans], packing, Base::Bidirectional, shift, norm),
+    }
+}
+
+/// As [`assemble`], with two noisy views of every row.
+pub fn assemble_views(
+    rows: &[Row],
+    views: [&[RowPlan]; 2],
+    packing: &PackingSpec,
+    block_size: Option<usize>,
+    shift: bool,
+    norm: Normaliser,
+) -> Micro {
+    match block_size {
+        Some(b) => blocks(rows, &views, packing, b, Base::ComplementaryViews, shift, norm),
+        None => whole(rows, &views, packing, Base::Bidirectional, shift, norm),
+    }
+}
+
+/// Masked diffusion over whole rows under any rule without blocks; every view is a sequence of its own.
+pub fn whole(
+    rows: &[Row],
+    views: &[&[RowPlan]],
+    packing: &PackingSpec,
+    base: Base,
+    shift: bool,
+    norm: Normaliser,
+) -> Micro {
     let len = rows[0].tokens.len();
-    let streams = if block_size.is_some() { 2 } else { 1 };
-    let rule = match block_size {
-        Some(_) => Base::BlockDiffusion { causal_clean: false },
-        None => Base::Bidirectional,
-    };
-    let mut m = empty(rows.len(), streams * len, rule.into());
-    for (r, (row, plan)) in rows.iter().zip(plans).enumerate() {
-        let p = places(row, packing, block_size.unwrap_or(0), 1);
-        let base = r * streams * len;
-        for pick in &plan.picks {
-            let n = pick.column as usize;
-            let starts_block = block_size.is_some() && (n == 0 || p[n].block != p[n - 1].block);
-            let hidden = match (shift, starts_block) {
-                (false, _) => base + n,
-                (true, false) => base + n - 1,
-                (true, true) => base + len + n - 1,
-            };
-            let c = pick.weight as f64
-                * match pick.kind {
-                    Kind::Masked => norm.masked,
-                    Kind::Replaced => norm.replaced,
-                    Kind::Kept => norm.kept,
-                };
-            if c != 0.0 {
-                m.push(r, hidden, row.tokens[n], -c);
+    let mut m = empty(views.len() * rows.len(), len, base.into());
+    for (r, row) in rows.iter().enumerate() {
+        let p = places(row, packing, 0, 1);
+        for (v, plans) in views.iter().enumerate() {
+            let plan = &plans[r];
+            let start = (r * views.len() + v) * len;
+            for pick in &plan.picks {
+                let n = pick.column as usize;
+                m.supervise(r, start + n - usize::from(shift), row.tokens[n], pick, norm);
             }
+            m.ids.extend(&plan.noisy);
+            m.places.extend(&p);
         }
-        m.ids.extend(&plan.noisy);
-        m.places.extend(&p);
-        if streams == 2 {
-            m.ids.extend(row.tokens);
-            m.places.extend(p.iter().map(|p| Place { stream: 0, ..*p }));
+    }
+    m
+}
+
+/// Block diffusion: the noisy views of a row, then the clean row.
+fn blocks(
+    rows: &[Row],
+    views: &[&[RowPlan]],
+    packing: &PackingSpec,
+    block_size: usize,
+    base: Base,
+    shift: bool,
+    norm: Normaliser,
+) -> Micro {
+    let len = rows[0].tokens.len();
+    let streams = views.len() + 1;
+    let mut m = empty(rows.len(), streams * len, base.into());
+    for (r, row) in rows.iter().enumerate() {
+        let p = places(row, packing, block_size, 1);
+        let start = r * streams * len;
+        let clean = start + views.len() * len;
+        for (v, plans) in views.iter().enumerate() {
+            let plan = &plans[r];
+            let noisy = start + v * len;
+            for pick in &plan.picks {
+                let n = pick.column as usize;
+                let starts_block = n == 0 || p[n].block != p[n - 1].block;
+                let hidden = match (shift, starts_block) {
+                    (false, _) => noisy + n,
+                    (true, false) => noisy + n - 1,
+                    (true, true) => clean + n - 1,
+                };
+                m.supervise(r, hidden, row.tokens[n], pick, norm);
+            }
+            m.ids.extend(&plan.noisy);
+            m.places.extend(p.iter().map(|p| Place { stream: v as u32 + 1, ..*p }));
         }
+        m.ids.extend(row.tokens);
+        m.places.extend(p.iter().map(|p| Place { stream: 0, ..*p }));
     }
     m
 }
@@ -148,6 +202,17 @@ fn empty(batch: usize, len: usize, rule: MaskRule) -> Micro {
 }
 
 impl Micro {
+    fn supervise(&mut self, sequence: usize, hidden: usize, target: u32, pick: &Pick, norm: Normaliser) {
+        let c = pick.weight as f64
+            * match pick.kind {
+                Kind::Masked => norm.masked,
+                Kind::Replaced => norm.replaced,
+                Kind::Kept => norm.kept,
+            };
+        if c != 0.0 {
+            self.push(sequence, hidden, target, -c);
+        }
+    }
     fn push(&mut self, sequence: usize, hidden: usize, target: u32, d_log_p: f64) {
         self.hidden_rows.push(hidden as u32);
         self.rows.push(LossRow { target, d_log_p: d_log_p as f32, d_entropy: 0.0 });

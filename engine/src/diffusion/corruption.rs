@@ -111,6 +111,56 @@ impl Corruption {
         out
     }
 
+    /// The inverse of plans drawn in step `step`: what was visible is masked, what was masked is visible, with the weight
+    /// of the rate 1 - t. Rates below the smallest that is drawn count as that one, so that a weight is never larger
+    /// than those of the plans themselves.
+    pub fn complement(
+        &self,
+        step: u32,
+        tokens: &[&[u32]],
+        places: &[Vec<Place>],
+        plans: &[RowPlan],
+    ) -> Vec<RowPlan> {
+        let rates = self.rates(step, places);
+        let mut out = Vec::with_capacity(plans.len());
+        for (((x, p), plan), rates) in tokens.iter().zip(places).zip(plans).zip(&rates) {
+            let mut hidden = vec![false; x.len()];
+            plan.picks.iter().for_each(|pick| hidden[pick.column as usize] = true);
+            let mut inverse = RowPlan { noisy: x.to_vec(), picks: vec![], counted: plan.counted };
+            for column in (0..x.len()).filter(|c| !hidden[*c] && has_row(p, *c, self.shift)) {
+                let rate = (1.0 - rates[column]).max(self.t[0]);
+                let weight = match self.weighting {
+                    Weighting::InvT => (1.0 / rate) as f32,
+                    Weighting::Uniform => 1.0,
+                };
+                inverse.noisy[column] = self.mask_id;
+                inverse.picks.push(Pick { column: column as u32, kind: Kind::Masked, weight });
+            }
+            out.push(inverse);
+        }
+        out
+    }
+
+    /// Mask rate of every column of every row in step `step`.
+    fn rates(&self, step: u32, places: &[Vec<Place>]) -> Vec<Vec<f64>> {
+        let starts: Vec<Vec<usize>> = places.iter().map(|p| self.group_starts(p)).collect();
+        let groups: usize = starts.iter().map(Vec::len).sum();
+        let strata = Rng::new(self.seed, Stream::Time, 1).permutation(step, groups);
+        let time = Rng::new(self.seed, Stream::Time, 0);
+        let mut group = 0u32;
+        let mut row = |(starts, len): (&Vec<usize>, usize)| {
+            let mut rates = vec![0.0; len];
+            for (i, start) in starts.iter().enumerate() {
+                let end = starts.get(i + 1).copied().unwrap_or(len);
+                let u = (strata[group as usize] as f64 + time.uniform(step, group, 0)) / groups as f64;
+                rates[*start..end].fill(self.t[0] + (self.t[1] - self.t[0]) * u);
+                group += 1;
+            }
+            rates
+        };
+        starts.iter().zip(places).map(|(s, p)| row((s, p.len()))).collect()
+    }
+
     fn group_starts(&self, places: &[Place]) -> Vec<usize> {
         let new = |i: usize| i == 0 || (self.per_block && places[i].block != places[i - 1].block);
         (0..places.len()).filter(|i| new(*i)).collect()
@@ -207,6 +257,34 @@ mod tests {
                         Some(Kind::Masked) => assert_eq!(plan.noisy[i], 1),
                         Some(Kind::Replaced) => assert!(plan.noisy[i] != x[i] && plan.noisy[i] > 2),
                         _ => assert_eq!(plan.noisy[i], x[i]),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn complementary_plans_cover_every_token_exactly_once() {
+        let x: Vec<u32> = (0..32).map(|i| 3 + i % 30).collect();
+        for (shift, block) in [(true, 8), (false, 32)] {
+            let c = process(shift, None, block == 8);
+            let (tokens, places) = (vec![&x[..]; 3], vec![row(32, block); 3]);
+            for step in 0..40 {
+                let plans = c.draw(step, &tokens, &places);
+                let inverse = c.complement(step, &tokens, &places, &plans);
+                for (a, b) in plans.iter().zip(&inverse) {
+                    let mut columns: Vec<u32> = a.picks.iter().chain(&b.picks).map(|p| p.column).collect();
+                    columns.sort_unstable();
+                    assert_eq!(columns, (u32::from(shift)..32).collect::<Vec<_>>());
+                    assert_eq!((a.counted, b.counted), (columns.len(), columns.len()));
+                    let masked = |plan: &RowPlan, i: usize| plan.noisy[i] == 1;
+                    assert!((usize::from(shift)..32).all(|i| masked(a, i) != masked(b, i)));
+                    // 1/t and 1/(1 - t) of one rate
+                    for (p, q) in a.picks.iter().flat_map(|p| b.picks.iter().map(move |q| (p, q))) {
+                        if p.column / block == q.column / block {
+                            let t = 1.0 / p.weight as f64;
+                            assert!((q.weight as f64 * (1.0 - t).max(1e-3) - 1.0).abs() < 1e-3);
+                        }
                     }
                 }
             }

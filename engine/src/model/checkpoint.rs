@@ -9,6 +9,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::shards::{Shards, Tensors};
 use super::{Layout, family};
 use crate::config::{Family, ModelConfig};
 use crate::decode::Attention;
@@ -144,27 +145,28 @@ pub fn load(config: &str, tensors: &[u8]) -> Result<LoadedModel, CheckpointError
     {
         return Ok(LoadedModel { params: dit.fold(0.0)?, config, serving });
     }
-    let layout = Layout::new(&config);
+    let params = Shards::one(tensors).and_then(|shards| read_params(&config, &shards));
+    Ok(LoadedModel { params: params.map_err(|e| e.of(MODEL))?, config, serving })
+}
+
+/// Flat parameters from the family's tensors.
+pub fn read_params(config: &ModelConfig, tensors: &impl Tensors) -> Result<Vec<f32>, CheckpointError> {
+    let layout = Layout::new(config);
     let offset = family::norm_offset(config.arch.family);
-    let read = || {
-        let st = self::tensors(tensors)?;
-        // a configuration may ask for more than the memory holds; a weight takes at least a byte of the file
-        if tensors.len() < layout.total {
-            let (has, wants) = (tensors.len(), layout.total);
-            return Err(CheckpointError::Format(format!("{has} bytes cannot hold {wants} parameters")));
+    // a configuration may ask for more than the memory holds; a weight takes at least a byte of the file
+    if tensors.bytes() < layout.total {
+        let (has, wants) = (tensors.bytes(), layout.total);
+        return Err(CheckpointError::Format(format!("{has} bytes cannot hold {wants} parameters")));
+    }
+    let mut params = vec![0f32; layout.total];
+    for t in layout.named(config) {
+        let out = &mut params[t.at.offset..t.at.offset + t.at.len];
+        read_tensor(tensors, &t.name, &t.shape, out)?;
+        if t.norm && offset != 0.0 {
+            out.iter_mut().for_each(|w| *w += offset);
         }
-        let mut params = vec![0f32; layout.total];
-        for t in layout.named(&config) {
-            let out = &mut params[t.at.offset..t.at.offset + t.at.len];
-            read_tensor(&st, &t.name, &t.shape, out)?;
-            if t.norm && offset != 0.0 {
-                out.iter_mut().for_each(|w| *w += offset);
-            }
-        }
-        Ok(params)
-    };
-    let params = read().map_err(|e: CheckpointError| e.of(MODEL))?;
-    Ok(LoadedModel { config, serving, params })
+    }
+    Ok(params)
 }
 
 /// A safetensors file, its header checked.
@@ -175,12 +177,12 @@ pub fn tensors(bytes: &[u8]) -> Result<SafeTensors<'_>, CheckpointError> {
 
 /// One tensor into `out`, converting to f32.
 pub fn read_tensor(
-    st: &SafeTensors,
+    st: &impl Tensors,
     name: &str,
     shape: &[usize],
     out: &mut [f32],
 ) -> Result<(), CheckpointError> {
-    let view = st.tensor(name).map_err(|_| CheckpointError::Missing { name: name.into() })?;
+    let view = st.view(name).ok_or_else(|| CheckpointError::Missing { name: name.into() })?;
     if view.shape() != shape {
         return Err(CheckpointError::Shape {
             name: name.into(),

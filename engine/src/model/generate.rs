@@ -77,7 +77,7 @@ pub fn decode_config(
     tokenizer: &Tokenizer,
     r: &Request,
 ) -> Result<DecodeConfig, GenerateError> {
-    if tokenizer.vocab() != model.vocab {
+    if !model.takes_tokenizer(tokenizer.vocab()) {
         return Err(GenerateError::Vocabulary { tokenizer: tokenizer.vocab(), model: model.vocab });
     }
     let mut prompt = vec![model.eos_id];

@@ -14,6 +14,7 @@ use candle_core::{Device, Tensor};
 
 use super::checkpoint::{CheckpointError, LoadedModel, Serving};
 use super::family::Part;
+use super::gguf_tokenizer;
 use super::{Layout, layout::Named};
 use crate::config::{Arch, Family, Mlp, ModelConfig, Sliding};
 use crate::decode::Attention;
@@ -36,7 +37,7 @@ fn bad(what: impl std::fmt::Display) -> CheckpointError {
 }
 
 /// The tensor's name in a GGUF file.
-fn name(family: Family, layer: usize, part: Part) -> Option<String> {
+pub(super) fn name(family: Family, layer: usize, part: Part) -> Option<String> {
     let inner = match part {
         Part::Embed => return Some("token_embd.weight".into()),
         Part::Norm => return Some("output_norm.weight".into()),
@@ -88,9 +89,14 @@ fn permuted(family: Family, t: &Named) -> bool {
     family == Family::Llama && matches!(t.part, Part::Q | Part::K)
 }
 
+/// A file's header: metadata, and where its tensors are.
+pub fn content<R: Read + Seek>(reader: &mut R) -> Result<Content, CheckpointError> {
+    Content::read(reader).map_err(bad)
+}
+
 /// Reads a whole model; quantised tensors become f32.
 pub fn load<R: Read + Seek>(reader: &mut R) -> Result<LoadedModel, CheckpointError> {
-    let content = Content::read(reader).map_err(bad)?;
+    let content = content(reader)?;
     let (config, serving) = read_config(&content)?;
     let layout = Layout::new(&config);
     let mut params = vec![0f32; layout.total];
@@ -122,7 +128,8 @@ pub fn load<R: Read + Seek>(reader: &mut R) -> Result<LoadedModel, CheckpointErr
     Ok(LoadedModel { config, serving, params })
 }
 
-fn read_config(content: &Content) -> Result<(ModelConfig, Serving), CheckpointError> {
+/// Shape and manner of decoding from the metadata.
+pub fn read_config(content: &Content) -> Result<(ModelConfig, Serving), CheckpointError> {
     let meta = &content.metadata;
     let text = |key: &str| meta.get(key).and_then(|v| v.to_string().ok());
     let arch = text("general.architecture").ok_or_else(|| bad("general.architecture is missing"))?.clone();
@@ -213,11 +220,13 @@ fn integer(v: &Value) -> Option<usize> {
     }
 }
 
-/// Writes a whole model; vectors stay F32, and so do matrices whose rows are no multiple of a block.
+/// Writes a whole model, with the keys of its `tokenizer.json` if there is one; vectors stay F32, and so do matrices whose
+/// rows are no multiple of a block.
 pub fn save<W: Write + Seek>(
     out: &mut W,
     model: &LoadedModel,
     format: GgufFormat,
+    tokenizer: Option<&[u8]>,
 ) -> Result<(), CheckpointError> {
     let (c, serving) = (&model.config, model.serving);
     let arch = architecture(c.arch.family).ok_or_else(|| bad("GGUF has no architecture for a DiT"))?;
@@ -260,6 +269,7 @@ pub fn save<W: Write + Seek>(
         put("{arch}.attention.sliding_window", size(s.window as usize));
     }
     put("tokenizer.ggml.eos_token_id", size(c.eos_id as usize));
+    put("tokenizer.ggml.bos_token_id", size(c.eos_id as usize));
     if serving.attention != Attention::Causal {
         put("{arch}.attention.causal", Value::Bool(false));
         put("tokenizer.ggml.mask_token_id", size(c.mask_id as usize));
@@ -267,6 +277,9 @@ pub fn save<W: Write + Seek>(
         if serving.attention == Attention::BlockCausal {
             put("diffusion.block_size", size(serving.block_size));
         }
+    }
+    if let Some(json) = tokenizer {
+        meta.extend(gguf_tokenizer::write(json, c.vocab)?);
     }
     let meta: Vec<(&str, &Value)> = meta.iter().map(|(k, v)| (k.as_str(), v)).collect();
     let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
@@ -296,7 +309,7 @@ mod tests {
             for (format, most) in [(GgufFormat::F32, 0.0), (GgufFormat::F16, 1e-4), (GgufFormat::Q8_0, 5e-4)]
             {
                 let mut file = Cursor::new(vec![]);
-                save(&mut file, &m, format).unwrap();
+                save(&mut file, &m, format, None).unwrap();
                 file.set_position(0);
                 let back = load(&mut file).unwrap();
                 assert_eq!((&back.config.arch, back.serving), (&m.config.arch, m.serving), "{kind}");
@@ -316,7 +329,7 @@ mod tests {
         ] {
             m.serving = Serving { attention, block_size, shift, infill: false, edits: false };
             let mut file = Cursor::new(vec![]);
-            save(&mut file, &m, GgufFormat::F32).unwrap();
+            save(&mut file, &m, GgufFormat::F32, None).unwrap();
             file.set_position(0);
             assert_eq!(load(&mut file).unwrap().serving, m.serving);
         }
@@ -326,7 +339,7 @@ mod tests {
     fn hostile_files_are_errors() {
         let m = model(&format!(r#"{{"model_type":"llama",{SHAPE}}}"#));
         let mut file = Cursor::new(vec![]);
-        save(&mut file, &m, GgufFormat::F32).unwrap();
+        save(&mut file, &m, GgufFormat::F32, None).unwrap();
         let good = file.into_inner();
         for cut in [0, 3, 8, 100, good.len() / 2, good.len() - 1] {
             assert!(load(&mut Cursor::new(&good[..cut])).is_err(), "cut at {cut}");

@@ -2,12 +2,22 @@
 
 mod backward;
 pub mod checkpoint;
+#[cfg(all(feature = "gguf", feature = "train"))]
+pub mod export;
 pub mod family;
 pub mod generate;
 #[cfg(feature = "gguf")]
 pub mod gguf;
+#[cfg(feature = "gguf")]
+pub mod gguf_tokenizer;
+#[cfg(feature = "train")]
+pub mod inspect;
 pub mod layout;
+pub mod lora;
 pub mod session;
+pub mod shards;
+#[cfg(feature = "train")]
+pub mod source;
 pub mod trunk;
 
 pub use checkpoint::{CheckpointError, LoadedModel, Serving};

@@ -1,8 +1,9 @@
 //! Training checkpoints: `ckpt/step-N/{config.json, model.safetensors, trainer.safetensors, tokenizer.json,
 //! README.md}`, written beside and renamed. Resuming from one continues bit for bit.
 //!
-//! `model.safetensors` holds the weights that are evaluated (the average if it is on); `trainer.safetensors` the
-//! raw weights, both moments and the counters.
+//! `model.safetensors` holds the weights that are evaluated (the average if it is on; with adapters the merged ones);
+//! `trainer.safetensors` the raw weights, both moments and the counters. A run that trains adapters also keeps them
+//! apart, in PEFT's layout in `adapter/`; its raw weights are those that stay.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,12 @@ use super::folder::{FolderError, io};
 use super::step::Learner;
 use crate::model::Serving;
 use crate::model::checkpoint::{self as model, CheckpointError, Format, MODEL};
+use crate::model::lora;
+use crate::model::source::{Source, SourceError};
 
 const TRAINER: &str = "trainer.safetensors";
+/// Folder of a checkpoint's adapters.
+pub const ADAPTER: &str = "adapter";
 
 /// Counters of a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -35,6 +40,8 @@ pub struct Counters {
 pub enum SaveError {
     #[error(transparent)]
     Folder(#[from] FolderError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// what was read from the device is not what it computed
     #[error("{0}")]
     Device(String),
@@ -61,7 +68,8 @@ fn flat(name: &str, values: &[f32]) -> (String, Dtype, Vec<usize>, Vec<u8>) {
     (name.into(), Dtype::F32, vec![values.len()], bytemuck::cast_slice(values).to_vec())
 }
 
-/// Writes a checkpoint and removes older ones beyond the last two and the best. Returns its size in bytes.
+/// Writes a checkpoint and removes older ones beyond the last two and the best. Returns its size in bytes. `base` is the
+/// name of the model that adapters belong to.
 pub fn save<B: Train>(
     run: &Path,
     learner: &Learner<B>,
@@ -69,6 +77,7 @@ pub fn save<B: Train>(
     serving: Serving,
     tokenizer: &[u8],
     card: &str,
+    base: &str,
 ) -> Result<u64, SaveError> {
     let c = &learner.trunk.config;
     let b = &learner.backend;
@@ -82,24 +91,33 @@ pub fn save<B: Train>(
     io(&beside, fs::create_dir_all(&beside))?;
     let evaluated = b.read(learner.evaluated());
     let counters_json = serde_json::to_vec(counters).expect("plain data");
-    let state = model::serialize(&[
-        flat("params", &b.read(&learner.params)),
+    let mut state = vec![
+        flat("params", &b.read(learner.lora.as_ref().map_or(&learner.params, |l| &l.base))),
         flat("m", &b.read(&learner.m)),
         flat("v", &b.read(&learner.v)),
         ("counters".into(), Dtype::U8, vec![counters_json.len()], counters_json),
-    ])
-    .map_err(failed(TRAINER))?;
+    ];
+    state.extend(learner.lora.as_ref().map(|l| flat("lora", &l.adapter.theta)));
+    let state = model::serialize(&state).map_err(failed(TRAINER))?;
     if let Some(failure) = b.failure() {
         let _ = fs::remove_dir_all(&beside);
         return Err(SaveError::Device(failure));
     }
-    let files: [(&str, Vec<u8>); 5] = [
+    let mut files: Vec<(String, Vec<u8>)> = [
         ("config.json", model::config_json(c, serving).into_bytes()),
         (MODEL, model::save(c, &evaluated, Format::F32).map_err(failed(MODEL))?),
         (TRAINER, state),
         ("tokenizer.json", tokenizer.to_vec()),
         ("README.md", card.as_bytes().to_vec()),
-    ];
+    ]
+    .map(|(name, bytes)| (name.to_string(), bytes))
+    .into();
+    if let Some(l) = &learner.lora {
+        let (config, weights) = l.adapter.to_peft(base).map_err(failed(TRAINER))?;
+        io(&beside, fs::create_dir_all(beside.join(ADAPTER)))?;
+        files.push((format!("{ADAPTER}/{}", lora::CONFIG), config));
+        files.push((format!("{ADAPTER}/{}", lora::WEIGHTS), weights));
+    }
     let bytes = files.iter().map(|(_, b)| b.len() as u64).sum();
     let write = || -> std::io::Result<()> {
         for (name, data) in &files {
@@ -137,32 +155,28 @@ pub fn resume<B: Train>(dir: &Path, learner: &mut Learner<B>) -> Result<Counters
     let counters: Counters = serde_json::from_slice(view.data())
         .map_err(|e| failed(CheckpointError::Format(format!("counters do not read: {e}"))))?;
     let n = learner.trunk.layout.total;
-    let mut values = vec![0f32; n];
-    for (name, which) in [("params", 0), ("m", 1), ("v", 2)] {
+    let trained = learner.lora.as_ref().map_or(n, |l| l.adapter.theta.len());
+    for (name, n) in [("params", n), ("m", trained), ("v", trained)] {
+        let mut values = vec![0f32; n];
         model::read_tensor(&st, name, &[n], &mut values).map_err(failed)?;
-        let to = match which {
-            0 => &mut learner.params,
-            1 => &mut learner.m,
+        let to = match (name, &mut learner.lora) {
+            ("params", None) => &mut learner.params,
+            ("params", Some(l)) => &mut l.base,
+            ("m", _) => &mut learner.m,
             _ => &mut learner.v,
         };
         learner.backend.write(to, 0, &values);
     }
+    if let Some(l) = &mut learner.lora {
+        model::read_tensor(&st, "lora", &[trained], &mut l.adapter.theta).map_err(failed)?;
+    }
+    learner.merge();
     if counters.ema {
-        let loaded = read_model(dir)?;
+        let loaded = Source::Folder(dir.into()).load()?;
         let mut ema = learner.backend.buf(n);
         learner.backend.write(&mut ema, 0, &loaded.params);
         learner.ema = Some(ema);
     }
     (learner.updates, learner.ema_updates) = (counters.updates, counters.ema_updates);
     Ok(counters)
-}
-
-/// Reads `config.json` and `model.safetensors` of a checkpoint or model folder.
-pub fn read_model(dir: &Path) -> Result<model::LoadedModel, SaveError> {
-    let (c, m) = (dir.join("config.json"), dir.join(MODEL));
-    let text = io(&c, fs::read_to_string(&c))?;
-    let file = io(&m, fs::File::open(&m))?;
-    // SAFETY: checkpoints are renamed into place and never rewritten.
-    let map = io(&m, unsafe { memmap2::Mmap::map(&file) })?;
-    model::load(&text, &map).map_err(|source| SaveError::Checkpoint { path: dir.into(), source })
 }

@@ -10,11 +10,11 @@ use hilda_kernels::head::{RowHead, STATS};
 use hilda_kernels::{HeadJob, Train};
 
 use super::step::micro_rows;
-use crate::config::{Phase, RunConfig};
+use crate::config::RunConfig;
 use crate::data::Row;
-use crate::diffusion::RowPlan;
-use crate::diffusion::batch::{Normaliser, assemble};
+use crate::diffusion::batch::Normaliser;
 use crate::diffusion::corruption::Kind;
+use crate::diffusion::{Micro, RowPlan};
 use crate::model::{Plan, Trunk};
 
 /// Buffers of the drafting forward's head.
@@ -47,7 +47,7 @@ pub fn bytes(trunk: &Trunk, capacity: usize) -> usize {
     4 * capacity * (5 + trunk.config.head_width() + STATS)
 }
 
-/// Draws every replaced token of `plans` from the model. Returns the FLOPs of the drafting forwards.
+/// Draws every replaced token of `plans` from the model; `build` makes a micro-batch of rows as the step does. Returns the FLOPs of the drafting forwards.
 #[expect(clippy::too_many_arguments)]
 pub fn draft<B: Train>(
     b: &B,
@@ -56,9 +56,8 @@ pub fn draft<B: Train>(
     plan: &mut Plan<B>,
     scratch: &mut Scratch<B>,
     config: &RunConfig,
-    phase: &Phase,
     rows: &[Row],
-    block: Option<usize>,
+    build: &dyn Fn(&[Row], &[RowPlan], Normaliser) -> Micro,
     plans: &mut [RowPlan],
     step: u64,
 ) -> f64 {
@@ -67,7 +66,7 @@ pub fn draft<B: Train>(
     for (chunk, (rows, plans)) in rows.chunks(micro).zip(plans.chunks_mut(micro)).enumerate() {
         let masked: Vec<RowPlan> = plans.iter().map(|p| only_drafts(p, c.mask_id)).collect();
         let norm = Normaliser { masked: 0.0, replaced: 1.0, kept: 0.0 };
-        let m = assemble(rows, &masked, packing, block, phase.shift, norm);
+        let m = build(rows, &masked, norm);
         let n = m.rows.len();
         if n == 0 {
             continue;
@@ -128,6 +127,7 @@ fn only_drafts(p: &RowPlan, mask_id: u32) -> RowPlan {
 mod tests {
     use super::*;
     use crate::data::Packed;
+    use crate::diffusion::batch::assemble;
     use crate::diffusion::corruption::Pick;
     use hilda_kernels::Cpu;
     use hilda_kernels::head::LossRow;
@@ -145,7 +145,8 @@ mod tests {
              edit = { rate = 0.5, noise = \"drafts\" }\n",
         )
         .expect("a recipe");
-        let phase = &config.phases[0];
+        let packing = config.data.packing;
+        let build = |r: &[Row], p: &[RowPlan], n: Normaliser| assemble(r, p, &packing, Some(4), true, n);
         let shape = config.model.resolve(9, 1, 0, vec![1]).expect("a shape");
         let trunk = Trunk::new(shape.clone());
         let params: Vec<f32> =
@@ -161,7 +162,7 @@ mod tests {
         // exact probabilities, by one row for each target
         let masked = only_drafts(&wrong, 1);
         let norm = Normaliser { masked: 0.0, replaced: 1.0, kept: 0.0 };
-        let m = assemble(&rows[..1], &[masked], &config.data.packing, Some(4), true, norm);
+        let m = build(&rows[..1], &[masked], norm);
         let masks = trunk.masks(&Cpu, m.rule, 1, &m.places, &m.places);
         trunk.forward(&Cpu, &params, &mut plan, &m.ids, &m.positions(), &masks, m.shape, None);
         let targets: Vec<LossRow> =
@@ -178,9 +179,8 @@ mod tests {
                 &mut plan,
                 &mut scratch,
                 &config,
-                phase,
                 &rows,
-                Some(4),
+                &build,
                 &mut plans,
                 step,
             );

@@ -1,10 +1,13 @@
-//! What a run reads: tokenizer, packed training and validation rows, and how many bytes a token stands for.
+//! What a run reads: tokenizer, packed training and validation rows, how many bytes a token stands for, and the shape
+//! of the model it goes on from.
 
 use std::path::Path;
 
-use crate::config::RunConfig;
+use super::checkpoint;
+use crate::config::{ModelConfig, RunConfig};
 use crate::data::corpus::Registry;
 use crate::data::{DataError, Packed, Tokenizer, load};
+use crate::model::source::{Source, SourceError};
 
 /// Loaded data.
 pub struct Input {
@@ -13,19 +16,31 @@ pub struct Input {
     pub valid: Packed,
     /// UTF-8 bytes per token of the validation rows, end-of-text counted as a token of no bytes
     pub bytes_per_token: f64,
+    /// shape of the model that `model.from` names, or of the run's own newest checkpoint
+    pub shape: Option<ModelConfig>,
 }
 
-/// Reads what the recipe names. Relative paths start at `base`; a resumed run keeps the tokenizer beside its
-/// checkpoints.
+/// Reads what the recipe names. Relative paths start at `base`, the run's folder; a resumed run keeps the tokenizer
+/// beside its checkpoints. A run that goes on from a model takes that model's tokenizer unless the recipe names one.
 pub fn read(
     config: &RunConfig,
     base: &Path,
     registry: &Registry,
     tokenizer: Option<Tokenizer>,
 ) -> Result<Input, DataError> {
+    let failed = |e: SourceError| DataError::Model(e.to_string());
+    let (mut shape, mut tokenizer) = (None, tokenizer);
+    if let Some(from) = &config.model.from {
+        let kept = checkpoint::list(base).last().map(|step| checkpoint::folder(base, *step));
+        let source = Source::open(kept.as_deref().unwrap_or(&base.join(from))).map_err(failed)?;
+        shape = Some(source.config().map_err(failed)?.0);
+        if tokenizer.is_none() && config.data.tokenizer.is_none() {
+            tokenizer = source.tokenizer().map_err(failed)?;
+        }
+    }
     let l = load::load(&config.data, base, registry, tokenizer)?;
     let bytes_per_token = bytes_per_token(&l.tokenizer, &l.valid);
-    Ok(Input { tokenizer: l.tokenizer, train: l.train, valid: l.valid, bytes_per_token })
+    Ok(Input { tokenizer: l.tokenizer, train: l.train, valid: l.valid, bytes_per_token, shape })
 }
 
 /// Mean UTF-8 bytes of the rows' tokens.

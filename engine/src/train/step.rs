@@ -4,19 +4,25 @@ use hilda_kernels::Train;
 use hilda_kernels::adam::AdamStep;
 
 use super::drafts::{self, Scratch, draft};
-use crate::config::{EmaPolicy, Noise, Objective, Phase, RunConfig};
+use super::schedule::phase_of;
+use crate::config::{EmaPolicy, Noise, Objective, PackingSpec, Phase, RunConfig};
 use crate::data::{Packed, Row, places};
-use crate::diffusion::batch::{Normaliser, assemble, causal, causal_count};
+use crate::diffusion::batch::{Normaliser, assemble, assemble_views, causal, causal_count, whole};
 use crate::diffusion::{Corruption, Micro, RowPlan};
+use crate::model::lora::{self, Adapter};
 use crate::model::{Plan, Trunk};
 use hilda_kernels::rng::{Rng, Stream};
+use hilda_kernels::{Base, Place};
 
 /// Weights, gradients and optimiser state on a device.
 pub struct Learner<B: Train> {
     pub backend: B,
     pub trunk: Trunk,
+    /// what the forward pass uses; with adapters the merged weights
     pub params: B::Buf,
     grads: B::Buf,
+    pub lora: Option<Adapted<B>>,
+    /// moments of what is trained: of the weights, or of the adapters
     pub m: B::Buf,
     pub v: B::Buf,
     pub ema: Option<B::Buf>,
@@ -27,6 +33,15 @@ pub struct Learner<B: Train> {
     plan: Plan<B>,
     /// what drafting needs, from the first phase on that drafts
     drafts: Option<Scratch<B>>,
+}
+
+/// Adapters that are trained in place of the weights.
+pub struct Adapted<B: Train> {
+    pub adapter: Adapter,
+    /// weights that stay
+    pub base: B::Buf,
+    theta: B::Buf,
+    grads: B::Buf,
 }
 
 /// What one step reports.
@@ -42,16 +57,35 @@ pub struct StepReport {
 
 impl<B: Train> Learner<B> {
     pub fn new(backend: B, trunk: Trunk, params: &[f32], plan_rows: usize) -> Self {
+        Learner::adapted(backend, trunk, params, plan_rows, None)
+    }
+
+    /// As [`Learner::new`]; with an adapter only that is trained and `params` stay.
+    pub fn adapted(
+        backend: B,
+        trunk: Trunk,
+        params: &[f32],
+        plan_rows: usize,
+        adapter: Option<Adapter>,
+    ) -> Self {
         let n = trunk.layout.total;
         let mut p = backend.buf(n);
         backend.write(&mut p, 0, params);
         let plan = trunk.plan(&backend, plan_rows, true);
-        let (grads, m, v) = (backend.buf(n), backend.buf(n), backend.buf(n));
-        Learner {
+        let trained = adapter.as_ref().map_or(n, |a| a.theta.len());
+        let (grads, m, v) = (backend.buf(n), backend.buf(trained), backend.buf(trained));
+        let lora = adapter.map(|adapter| {
+            let mut base = backend.buf(n);
+            backend.write(&mut base, 0, params);
+            let (theta, grads) = (backend.buf(trained), backend.buf(trained));
+            Adapted { adapter, base, theta, grads }
+        });
+        let mut learner = Learner {
             backend,
             trunk,
             params: p,
             grads,
+            lora,
             m,
             v,
             ema: None,
@@ -59,13 +93,28 @@ impl<B: Train> Learner<B> {
             ema_updates: 0,
             plan,
             drafts: None,
+        };
+        learner.merge();
+        learner
+    }
+
+    /// Brings the merged weights up to date with base and adapters.
+    pub fn merge(&mut self) {
+        if let Some(l) = &mut self.lora {
+            self.backend.write(&mut l.theta, 0, &l.adapter.theta);
+            l.adapter.merge(&self.backend, &l.base, &mut self.params, self.trunk.layout.total);
         }
     }
 
     /// Bytes of weights, gradients, moments, average and activations.
     pub fn bytes(&self) -> usize {
+        let total = self.trunk.layout.total;
+        let state = match &self.lora {
+            None => total * (4 + self.ema.is_some() as usize),
+            Some(l) => 3 * total + 4 * l.adapter.theta.len(),
+        };
         let drafts = self.drafts.as_ref().map_or(0, |s| s.bytes(&self.trunk));
-        4 * self.trunk.layout.total * (4 + self.ema.is_some() as usize) + self.plan.bytes() + drafts
+        4 * state + self.plan.bytes() + drafts
     }
 
     /// The weights that are evaluated: the average if it is on.
@@ -129,7 +178,12 @@ impl<B: Train> Learner<B> {
     /// Clips, updates, averages. Returns the gradient norm before clipping; a norm that is not finite changes nothing.
     pub fn update(&mut self, config: &RunConfig, lr: f64) -> f64 {
         let o = &config.optimiser;
-        let norm = self.backend.sum_squares(&self.grads).sqrt();
+        if let Some(l) = &mut self.lora {
+            let gradient = l.adapter.gradient(&self.backend, &self.grads);
+            self.backend.write(&mut l.grads, 0, &gradient);
+        }
+        let grads = self.lora.as_ref().map_or(&self.grads, |l| &l.grads);
+        let norm = self.backend.sum_squares(grads).sqrt();
         if !norm.is_finite() {
             return norm;
         }
@@ -144,7 +198,14 @@ impl<B: Train> Learner<B> {
             step.ema = Some(o.ema_decay.min((1.0 + n) / (10.0 + n)) as f32);
         }
         let ema = self.ema.as_mut();
-        self.backend.adamw(&mut self.params, &self.grads, &mut self.m, &mut self.v, ema, step);
+        match &mut self.lora {
+            None => self.backend.adamw(&mut self.params, &self.grads, &mut self.m, &mut self.v, ema, step),
+            Some(l) => {
+                self.backend.adamw(&mut l.theta, &l.grads, &mut self.m, &mut self.v, None, step);
+                l.adapter.theta = self.backend.read_range(&l.theta, 0, l.adapter.theta.len());
+            }
+        }
+        self.merge();
         norm
     }
 
@@ -182,23 +243,14 @@ impl<B: Train> Learner<B> {
         if !draws(phase) {
             return (micro_batches(config, &self.trunk, phase, rows, step), 0.0);
         }
-        let (mut plans, block) = corrupt(config, &self.trunk, phase, rows, step);
+        let (process, block) = corruption(config, &self.trunk, phase, step);
+        let mut plans = corrupt(&process, &config.data.packing, rows, block, step);
+        let build = builder(config, phase, block, step);
         let (b, trunk) = (&self.backend, &self.trunk);
         let scratch = self.drafts.get_or_insert_with(|| Scratch::new(b, trunk, draft_rows(config)));
-        let flops = draft(
-            b,
-            trunk,
-            &self.params,
-            &mut self.plan,
-            scratch,
-            config,
-            phase,
-            rows,
-            block,
-            &mut plans,
-            step,
-        );
-        (cut(config, phase, rows, &plans, block), flops)
+        let flops =
+            draft(b, trunk, &self.params, &mut self.plan, scratch, config, rows, &build, &mut plans, step);
+        (cut(config, phase, rows, &plans, build), flops)
     }
 }
 
@@ -233,15 +285,20 @@ pub fn micro_rows(config: &RunConfig) -> usize {
 /// is allocated; equal to [`Learner::bytes`] of the run with the average on, if any phase has one.
 pub fn planned_bytes(config: &RunConfig, trunk: &Trunk) -> usize {
     let average = config.phases.iter().any(|p| p.ema != EmaPolicy::Off);
+    let total = trunk.layout.total;
+    let state = match &config.lora {
+        None => total * (4 + usize::from(average)),
+        Some(spec) => 3 * total + 4 * lora::sites(&trunk.config, &trunk.layout, spec).1,
+    };
     let drafting = config.phases.iter().any(draws);
     let drafts = if drafting { drafts::bytes(trunk, draft_rows(config)) } else { 0 };
-    4 * trunk.layout.total * (4 + usize::from(average)) + trunk.plan_bytes(plan_rows(config), true) + drafts
+    4 * state + trunk.plan_bytes(plan_rows(config), true) + drafts
 }
 
 /// Hidden rows a training plan needs.
 pub fn plan_rows(config: &RunConfig) -> usize {
-    let two = config.phases.iter().any(|p| p.objective == Objective::Block);
-    micro_rows(config) * config.data.packing.length * if two { 2 } else { 1 }
+    let streams = config.phases.iter().map(Phase::streams).max().unwrap_or(1);
+    micro_rows(config) * config.data.packing.length * streams
 }
 
 /// The micro-batches of a step: corruption is drawn for the global batch, then cut.
@@ -253,25 +310,33 @@ pub fn micro_batches(
     step: u64,
 ) -> Vec<Micro> {
     let packing = &config.data.packing;
+    let micro = micro_rows(config);
     if phase.objective == Objective::Ar {
-        let micro = micro_rows(config);
         let counted: usize = rows.iter().map(|r| causal_count(r, packing)).sum();
         let norm = 1.0 / counted.max(1) as f64;
         return rows.chunks(micro).map(|c| causal(c, packing, norm)).collect();
     }
-    let (plans, block) = corrupt(config, trunk, phase, rows, step);
-    cut(config, phase, rows, &plans, block)
+    let (process, block) = corruption(config, trunk, phase, step);
+    let plans = corrupt(&process, packing, rows, block, step);
+    if !phase.complementary {
+        return cut(config, phase, rows, &plans, builder(config, phase, block, step));
+    }
+    let (tokens, noisy) = parts(rows, packing, block);
+    let inverse = process.complement(step as u32, &tokens, &noisy, &plans);
+    let both: Vec<_> = plans.iter().chain(&inverse).cloned().collect();
+    let norm = Normaliser::new(&both, None);
+    let views = plans.chunks(micro).zip(inverse.chunks(micro));
+    let rows = rows.chunks(micro).zip(views);
+    match annealed(config, phase, step) {
+        None => {
+            rows.map(|(r, (a, b))| assemble_views(r, [a, b], packing, block, phase.shift, norm)).collect()
+        }
+        Some(base) => rows.map(|(r, (a, b))| whole(r, &[a, b], packing, base, phase.shift, norm)).collect(),
+    }
 }
 
-/// Corruption of the global batch, and the size of its blocks (None: whole rows).
-fn corrupt(
-    config: &RunConfig,
-    trunk: &Trunk,
-    phase: &Phase,
-    rows: &[Row],
-    step: u64,
-) -> (Vec<RowPlan>, Option<usize>) {
-    let packing = &config.data.packing;
+/// How a step corrupts, and the size of its blocks (None: whole rows).
+fn corruption(config: &RunConfig, trunk: &Trunk, phase: &Phase, step: u64) -> (Corruption, Option<usize>) {
     let sizes = phase.block_size.as_ref().map_or(vec![0], |b| b.list());
     let which = Rng::new(config.seed, Stream::Choice, 0).below(step as u32, 0, 0, sizes.len() as u64);
     let block = sizes[which as usize];
@@ -287,9 +352,43 @@ fn corrupt(
         edit: phase.edit,
         per_block: phase.objective == Objective::Block,
     };
-    let tokens: Vec<&[u32]> = rows.iter().map(|r| r.tokens).collect();
-    let noisy: Vec<_> = rows.iter().map(|r| places(r, packing, block, 1)).collect();
-    (process.draw(step as u32, &tokens, &noisy), (block > 0).then_some(block))
+    (process, (block > 0).then_some(block))
+}
+
+/// Tokens and places of the noisy stream, one entry a row.
+fn parts<'r>(
+    rows: &[Row<'r>],
+    packing: &PackingSpec,
+    block: Option<usize>,
+) -> (Vec<&'r [u32]>, Vec<Vec<Place>>) {
+    let noisy = rows.iter().map(|r| places(r, packing, block.unwrap_or(0), 1)).collect();
+    (rows.iter().map(|r| r.tokens).collect(), noisy)
+}
+
+/// The corrupted global batch.
+fn corrupt(
+    process: &Corruption,
+    packing: &PackingSpec,
+    rows: &[Row],
+    block: Option<usize>,
+    step: u64,
+) -> Vec<RowPlan> {
+    let (tokens, noisy) = parts(rows, packing, block);
+    process.draw(step as u32, &tokens, &noisy)
+}
+
+/// What makes a micro-batch of corrupted rows in this step.
+fn builder(
+    config: &RunConfig,
+    phase: &Phase,
+    block: Option<usize>,
+    step: u64,
+) -> impl Fn(&[Row], &[RowPlan], Normaliser) -> Micro {
+    let (packing, shift, base) = (config.data.packing, phase.shift, annealed(config, phase, step));
+    move |rows, plans, norm| match base {
+        None => assemble(rows, plans, &packing, block, shift, norm),
+        Some(base) => whole(rows, &[plans], &packing, base, shift, norm),
+    }
 }
 
 /// Cuts a corrupted global batch into micro-batches.
@@ -298,10 +397,16 @@ fn cut(
     phase: &Phase,
     rows: &[Row],
     plans: &[RowPlan],
-    block: Option<usize>,
+    build: impl Fn(&[Row], &[RowPlan], Normaliser) -> Micro,
 ) -> Vec<Micro> {
     let micro = micro_rows(config);
     let norm = Normaliser::new(plans, phase.edit);
-    let pairs = rows.chunks(micro).zip(plans.chunks(micro));
-    pairs.map(|(r, p)| assemble(r, p, &config.data.packing, block, phase.shift, norm)).collect()
+    rows.chunks(micro).zip(plans.chunks(micro)).map(|(r, p)| build(r, p, norm)).collect()
+}
+
+/// The rule of a step whose attention is still opening.
+fn annealed(config: &RunConfig, phase: &Phase, step: u64) -> Option<Base> {
+    let s = phase_of(config, step).map_or(0, |(_, s)| s);
+    let r = phase.openness(s) as f32;
+    (r < 1.0).then_some(Base::Annealed { r, seed: config.seed, step: step as u32 })
 }

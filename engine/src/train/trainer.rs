@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use hilda_kernels::Train;
+use hilda_kernels::rng::{Rng, Stream};
+use hilda_kernels::{At, Train};
 
 use super::checkpoint::{self, Counters, SaveError};
 use super::folder::{FolderError, RunFolder};
@@ -13,6 +14,8 @@ use crate::config::{ConfigError, EmaPolicy, ModelConfig, Objective, OptimiserPol
 use crate::decode::Attention;
 use crate::diffusion::likelihood::{self, Estimator, Evaluation};
 use crate::files;
+use crate::model::lora::Adapter;
+use crate::model::source::{Source, SourceError};
 use crate::model::{Serving, Trunk};
 use crate::record::{Estimate, Metric, SampleFile, State, Status};
 
@@ -63,7 +66,23 @@ fn kept(checkpoint: Option<u64>) -> String {
 
 /// The model's shape under this recipe and tokenizer.
 pub fn model_config(config: &RunConfig, input: &Input) -> Result<ModelConfig, ConfigError> {
-    let s = input.tokenizer.specials();
+    let (s, length) = (input.tokenizer.specials(), config.data.packing.length);
+    if let Some(shape) = input.shape.as_ref().filter(|_| !config.model.shaped()) {
+        let (tokens, rows) = (input.tokenizer.vocab(), shape.vocab);
+        if tokens > rows {
+            let message = format!("{tokens} tokens, but the model goes on from an embedding of {rows} rows");
+            return Err(ConfigError::field("data.tokenizer", message));
+        }
+        let context = config.model.context.unwrap_or(length);
+        if context > shape.context {
+            let message = format!("{context} tokens, but the model it goes on from knows {}", shape.context);
+            return Err(ConfigError::field("model.context", message));
+        }
+        let mut resolved = ModelConfig { context, ..shape.clone() };
+        resolved.take_roles(&input.tokenizer);
+        resolved.validate()?;
+        return Ok(resolved);
+    }
     let mut spec = config.model.clone();
     spec.context = Some(spec.context.unwrap_or(config.data.packing.length));
     spec.resolve(input.tokenizer.vocab(), s.mask, s.eos, input.tokenizer.forbid())
@@ -110,13 +129,19 @@ pub fn train<B: Train + Clone>(
 ) -> Result<Outcome, TrainError> {
     let path = folder.path.clone();
     let trunk = Trunk::new(model_config(config, input)?);
-    let params = initial(config, &trunk, input)?;
-    let mut learner = Learner::new(backend, trunk, &params, plan_rows(config));
+    let newest = checkpoint::list(&path).last().copied();
+    // a checkpoint overwrites whatever the weights start from
+    let params = match newest {
+        None => initial(config, &trunk, input)?,
+        Some(_) => vec![0.0; trunk.layout.total],
+    };
+    let adapter = config.lora.as_ref().map(|l| Adapter::new(&trunk.config, &trunk.layout, l, config.seed));
+    let mut learner = Learner::adapted(backend, trunk, &params, plan_rows(config), adapter);
     drop(params);
     let before = RunFolder::status(&path)?;
     let mut counters = Counters::default();
-    if let Some(step) = checkpoint::list(&path).last() {
-        counters = checkpoint::resume(&checkpoint::folder(&path, *step), &mut learner)?;
+    if let Some(step) = newest {
+        counters = checkpoint::resume(&checkpoint::folder(&path, step), &mut learner)?;
     }
     let now = (hooks.now)();
     let mut status = Status {
@@ -178,8 +203,9 @@ pub fn check(config: &RunConfig, input: &Input) -> Result<(), TrainError> {
 
 fn initial(config: &RunConfig, trunk: &Trunk, input: &Input) -> Result<Vec<f32>, TrainError> {
     let Some(from) = &config.model.from else { return Ok(trunk.layout.init(&trunk.config, config.seed)) };
-    let unread = |e: SaveError| TrainError::From { message: e.to_string() };
-    let loaded = checkpoint::read_model(Path::new(from)).map_err(unread)?;
+    let unread = |e: SourceError| TrainError::From { message: e.to_string() };
+    let source = Source::open(Path::new(from)).map_err(unread)?;
+    let loaded = source.load().map_err(unread)?;
     let same = |a: &ModelConfig, b: &ModelConfig| {
         (a.vocab, a.width, a.layers, a.heads, a.kv_heads, a.head_dim, a.mlp, &a.arch)
             == (b.vocab, b.width, b.layers, b.heads, b.kv_heads, b.head_dim, b.mlp, &b.arch)
@@ -189,14 +215,42 @@ fn initial(config: &RunConfig, trunk: &Trunk, input: &Input) -> Result<Vec<f32>,
             format!("{from} has another shape: {:?}, the recipe asks for {:?}", loaded.config, trunk.config);
         return Err(TrainError::From { message });
     }
-    let theirs = std::fs::read(Path::new(from).join("tokenizer.json")).unwrap_or_default();
-    if crate::data::Tokenizer::from_bytes(&theirs)
-        .map(|t| t.hash() != input.tokenizer.hash())
-        .unwrap_or(false)
+    if let Ok(Some(theirs)) = source.tokenizer()
+        && theirs.hash() != input.tokenizer.hash()
     {
         return Err(TrainError::From { message: format!("{from} was trained with another tokenizer") });
     }
-    Ok(loaded.params)
+    let mut params = loaded.params;
+    if config.phases.iter().any(|p| p.objective != Objective::Ar) {
+        revive_mask(&trunk.config, trunk.layout.embed, &mut params, config.seed);
+    }
+    Ok(params)
+}
+
+/// A row of the embedding shorter than this share of the median one has decayed: no token ever used it.
+const DEAD: f64 = 0.1;
+
+/// Gives a dead mask row the mean of all rows and a little noise (`methods/ar_conversion.md` 4): gradients through a
+/// row near zero explode at high mask rates. A row of ordinary length stays. Says whether it changed the row.
+pub fn revive_mask(c: &ModelConfig, embed: At, params: &mut [f32], seed: u64) -> bool {
+    let d = c.width;
+    let table = &mut params[embed.offset..][..embed.len];
+    let norm = |row: &[f32]| row.iter().map(|x| *x as f64 * *x as f64).sum::<f64>().sqrt();
+    let mut norms: Vec<f64> = table.chunks_exact(d).map(norm).collect();
+    let own = norms[c.mask_id as usize];
+    norms.sort_by(f64::total_cmp);
+    let median = norms[norms.len() / 2];
+    if own >= DEAD * median {
+        return false;
+    }
+    let mut mean = vec![0f64; d];
+    table.chunks_exact(d).for_each(|row| row.iter().zip(&mut mean).for_each(|(x, m)| *m += *x as f64));
+    let (rng, rows) = (Rng::new(seed, Stream::Init, u32::MAX), norms.len() as f64);
+    let noise = 0.1 * median / (d as f64).sqrt();
+    for (j, x) in table[c.mask_id as usize * d..][..d].iter_mut().enumerate() {
+        *x = (mean[j] / rows + noise * rng.normal(0, j as u32, 0)) as f32;
+    }
+    true
 }
 
 fn run_loop<B: Train + Clone>(
@@ -348,6 +402,7 @@ fn write_checkpoint<B: Train + Clone>(
         serving_of(config, status.phase),
         input.tokenizer.json(),
         &card,
+        &config.published().model.from.unwrap_or_default(),
     )?;
     status.checkpoint = Some(counters.step);
     let (step, attempt) = (counters.step, status.attempt);

@@ -32,7 +32,7 @@ enum What {
 
 #[derive(clap::Args)]
 struct Nelbo {
-    /// model folder, or a run folder for its newest checkpoint
+    /// model folder, GGUF file, pulled model's name, or a run folder for its newest checkpoint
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// text or JSONL file

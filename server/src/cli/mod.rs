@@ -1,14 +1,19 @@
-//! The command line: `hilda serve | train | sample | eval | parity | bench | runs | data | doctor`.
+//! The command line: `hilda serve | train | convert | sample | eval | models | parity | bench | runs | data | pull |
+//! doctor`.
 //!
 //! Exit codes: 0 done, 1 failed, 2 bad input. What a program would read goes to standard output (JSON with
 //! `--json`), everything for people about progress to standard error, bars only on a terminal.
 
 pub mod bench;
+pub mod convert;
 pub mod data;
 pub mod doctor;
 pub mod eval;
+pub mod export;
+pub mod models;
 pub mod parity;
 pub mod progress;
+pub mod pull;
 mod repair;
 pub mod runs;
 pub mod sample;
@@ -79,10 +84,14 @@ enum Command {
     Serve(serve::Args),
     /// Train a recipe, or resume a run
     Train(train::Args),
+    /// Turn an autoregressive model into a diffusion model
+    Convert(convert::Args),
     /// Write text with a model
     Sample(sample::Args),
     /// Measure a model
     Eval(eval::Args),
+    /// List, show and check models
+    Models(models::Args),
     /// Compare checkpoints with what reference implementations computed
     Parity(parity::Args),
     /// Measure this machine
@@ -91,6 +100,8 @@ enum Command {
     Runs(runs::Args),
     /// Register and list corpora
     Data(data::Args),
+    /// Fetch a model from the Hugging Face hub
+    Pull(pull::Args),
     /// Say what works on this machine and what does not
     Doctor(doctor::Args),
 }
@@ -132,12 +143,15 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(a) => serve::run(a),
         Command::Train(a) => train::run(a),
+        Command::Convert(a) => convert::run(a),
         Command::Sample(a) => sample::run(a),
         Command::Eval(a) => eval::run(a),
+        Command::Models(a) => models::run(a),
         Command::Parity(a) => parity::run(a),
         Command::Bench(a) => bench::run(a),
         Command::Runs(a) => runs::run(a),
         Command::Data(a) => data::run(a),
+        Command::Pull(a) => pull::run(a),
         Command::Doctor(a) => doctor::run(a),
     };
     match result {

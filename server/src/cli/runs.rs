@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use hilda_engine::model::checkpoint::{self, Format};
-use hilda_engine::train::checkpoint::read_model;
+use hilda_engine::model::source::Source;
 use serde_json::json;
 
 use super::{CliError, bytes_text, duration_text, open_data};
@@ -232,7 +232,7 @@ fn export(run: &RunFolder, out: &std::path::Path, step: Option<u64>, format: &st
         return Err(CliError::BadInput(format!("{} exists already; name a new folder", out.display())));
     }
     let unreadable = |e: &dyn std::fmt::Display| CliError::Failure(format!("{}: {e}", from.display()));
-    let model = read_model(&from).map_err(|e| unreadable(&e))?;
+    let model = Source::Folder(from.clone()).load().map_err(|e| unreadable(&e))?;
     let weights = checkpoint::save(&model.config, &model.params, format).map_err(|e| unreadable(&e))?;
     std::fs::create_dir_all(out).map_err(fail)?;
     std::fs::write(out.join("model.safetensors"), weights).map_err(fail)?;

@@ -6,13 +6,13 @@ use hilda_engine::data::Tokenizer;
 use hilda_engine::decode::PolicySpec;
 use hilda_engine::model::LoadedModel;
 use hilda_engine::model::generate::{GenerateError, Request, generate};
-use hilda_engine::train::checkpoint;
+use hilda_engine::model::source::{Source, SourceError};
 
-use super::CliError;
+use super::{CliError, data_dir};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// model folder: config.json, model.safetensors, tokenizer.json (a run folder stands for its newest checkpoint)
+    /// model folder, GGUF file, pulled model's name, or a run folder for its newest checkpoint
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     #[arg(long, default_value = "Once upon a time")]
@@ -37,22 +37,27 @@ pub struct Args {
     pub json: bool,
 }
 
-/// A model and its tokenizer; a run folder stands for its newest checkpoint.
-pub fn open_model(dir: &Path) -> Result<(LoadedModel, Tokenizer), CliError> {
-    let dir = match checkpoint::list(dir).last() {
-        Some(step) => checkpoint::folder(dir, *step),
-        None => dir.to_path_buf(),
-    };
-    let model = checkpoint::read_model(&dir).map_err(|e| CliError::BadInput(e.to_string()))?;
-    let file = dir.join("tokenizer.json");
-    let tokenizer = Tokenizer::from_file(&file).map_err(|e| CliError::BadInput(e.to_string()))?;
-    if tokenizer.vocab() != model.config.vocab {
+/// A model and its tokenizer: a folder, a GGUF file, a run folder for its newest checkpoint, or the name of a model that
+/// was pulled. A model as it was published gets mask, end of text and forbidden ids from its tokenizer.
+pub fn open_model(named: &Path) -> Result<(LoadedModel, Tokenizer), CliError> {
+    let bad = |e: SourceError| CliError::BadInput(e.to_string());
+    let source = Source::open(&crate::library::place(&data_dir(), named)).map_err(bad)?;
+    let mut model = source.load().map_err(bad)?;
+    let tokenizer = source
+        .tokenizer()
+        .map_err(bad)?
+        .ok_or_else(|| CliError::BadInput(format!("{}: has no tokenizer.json", source.path().display())))?;
+    if !model.config.takes_tokenizer(tokenizer.vocab()) {
+        let file = source.path().join("tokenizer.json");
         return Err(CliError::BadInput(format!(
             "{}: this tokenizer has {} tokens, the model {}: it belongs to another checkpoint",
             file.display(),
             tokenizer.vocab(),
             model.config.vocab
         )));
+    }
+    if model.config.forbid.is_empty() {
+        model.config.take_roles(&tokenizer);
     }
     Ok((model, tokenizer))
 }

@@ -16,6 +16,7 @@ use hilda_engine::train::{self, FolderError, Hooks, RunFolder, TrainError, check
 use super::progress::Progress;
 use super::{CliError, data_dir, duration_text};
 use crate::device::{self, Device, Needs};
+use crate::library;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -56,20 +57,33 @@ impl From<TrainError> for CliError {
 
 pub fn run(args: Args) -> Result<(), CliError> {
     use_threads(args.threads)?;
-    let (run, config) = match (&args.recipe, args.run) {
-        (Some(recipe), run) => plan(recipe, run)?,
+    match (&args.recipe, args.run) {
+        (Some(recipe), run) => {
+            let (run, config) = plan(read_recipe(recipe)?, recipe.parent().unwrap_or(Path::new(".")), run)?;
+            start(run, config, true, args.json)
+        }
         (None, Some(run)) => {
             let config = RunFolder::config(&run)?;
-            (run, config)
+            start(run, config, false, args.json)
         }
-        (None, None) => return Err(CliError::BadInput("name a recipe, or a run with --run DIR".into())),
-    };
+        (None, None) => Err(CliError::BadInput("name a recipe, or a run with --run DIR".into())),
+    }
+}
+
+/// A recipe from its file.
+pub fn read_recipe(recipe: &Path) -> Result<RunConfig, CliError> {
+    let bad = |e: &dyn std::fmt::Display| CliError::BadInput(format!("{}: {e}", recipe.display()));
+    RunConfig::from_toml(&fs::read_to_string(recipe).map_err(|e| bad(&e))?).map_err(|e| bad(&e))
+}
+
+/// Trains to the end or until asked to stop: a run that is `new`, or one that goes on.
+pub fn start(run: PathBuf, config: RunConfig, new: bool, json: bool) -> Result<(), CliError> {
     let registry = Registry::new(data_dir());
     let kept = checkpoint::list(&run).last().map(|s| checkpoint::folder(&run, *s).join("tokenizer.json"));
     let kept = kept.filter(|_| config.data.tokenizer.is_none()).filter(|p| p.exists());
     let tokenizer = kept.map(Tokenizer::from_file).transpose().map_err(bad)?;
     let data = input::read(&config, &run, &registry, tokenizer)?;
-    if args.recipe.is_some() {
+    if new {
         train::check(&config, &data)?;
     }
     let trunk = Trunk::new(train::model_config(&config, &data)?);
@@ -79,7 +93,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
     if let Some(why) = unused {
         eprintln!("computing on the CPU: {why}");
     }
-    if args.recipe.is_some() {
+    if new {
         RunFolder::create(&run, &config)?;
     }
     let mut folder = RunFolder::open(&run)?;
@@ -114,9 +128,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         Device::Cuda(cuda) => train::train(cuda, &mut folder, &config, &data, &mut hooks),
     };
     bar.finish();
-    if args.json
-        && let Some(s) = &last
-    {
+    if json && let Some(s) = &last {
         println!("{}", serde_json::to_string(s).expect("plain data"));
     }
     match outcome {
@@ -151,13 +163,13 @@ pub fn use_threads(n: Option<usize>) -> Result<(), CliError> {
     }
 }
 
-/// Where a recipe's run would be, and its configuration with whole paths. Nothing is created.
-fn plan(recipe: &Path, run: Option<PathBuf>) -> Result<(PathBuf, RunConfig), CliError> {
-    let text =
-        fs::read_to_string(recipe).map_err(|e| CliError::BadInput(format!("{}: {e}", recipe.display())))?;
-    let mut config =
-        RunConfig::from_toml(&text).map_err(|e| CliError::BadInput(format!("{}: {e}", recipe.display())))?;
-    let base = recipe.parent().unwrap_or(Path::new("."));
+/// Where a recipe's run would be, and its configuration with whole paths, those of the recipe starting at `base`.
+/// Nothing is created.
+pub fn plan(
+    mut config: RunConfig,
+    base: &Path,
+    run: Option<PathBuf>,
+) -> Result<(PathBuf, RunConfig), CliError> {
     let fields = [
         ("data.train", &mut config.data.train),
         ("data.valid", &mut config.data.valid),
@@ -166,7 +178,11 @@ fn plan(recipe: &Path, run: Option<PathBuf>) -> Result<(PathBuf, RunConfig), Cli
     ];
     for (field, path) in fields {
         if let Some(p) = path {
-            let full = base.join(&*p);
+            let mut full = base.join(&*p);
+            if field == "model.from" && !full.exists() {
+                // the name of a pulled model, or a run's id
+                full = library::place(&data_dir(), Path::new(&*p));
+            }
             let full = full
                 .canonicalize()
                 .map_err(|e| CliError::BadInput(format!("{field}: {}: {e}", full.display())))?;

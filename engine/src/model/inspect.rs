@@ -1,0 +1,444 @@
+//! What a model is, from its headers alone, and everything that is wrong with its files: tensors that are missing or too
+//! many, of another shape or type, an index that points outside its files, a tokenizer that does not fit the embedding.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::Dtype;
+use serde::Serialize;
+
+use super::source::{Source, SourceError, Weights};
+use super::{Layout, Serving, Trunk, family};
+use crate::config::{Family, ModelConfig};
+use crate::data::Tokenizer;
+
+/// Something that keeps a model from being used as it is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Problem {
+    /// the configuration asks for it
+    Missing {
+        tensor: String,
+        shape: Vec<usize>,
+    },
+    /// the configuration does not know it
+    Extra {
+        tensor: String,
+        shape: Vec<usize>,
+    },
+    Shape {
+        tensor: String,
+        got: Vec<usize>,
+        want: Vec<usize>,
+    },
+    Dtype {
+        tensor: String,
+        got: String,
+    },
+    /// the index says otherwise than the files
+    Index {
+        tensor: String,
+        file: String,
+        message: String,
+    },
+    Tokenizer {
+        message: String,
+    },
+    /// a file that does not read at all
+    File {
+        message: String,
+    },
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Problem::Missing { tensor, shape } => write!(f, "tensor {tensor} {shape:?} is missing"),
+            Problem::Extra { tensor, shape } => {
+                write!(f, "tensor {tensor} {shape:?} is not part of such a model")
+            }
+            Problem::Shape { tensor, got, want } => {
+                write!(f, "tensor {tensor} has shape {got:?}, the configuration asks for {want:?}")
+            }
+            Problem::Dtype { tensor, got } => {
+                write!(f, "tensor {tensor} has type {got}, which is not read here")
+            }
+            Problem::Index { tensor, message, .. } => write!(f, "index: tensor {tensor}: {message}"),
+            Problem::Tokenizer { message } => write!(f, "tokenizer: {message}"),
+            Problem::File { message } => f.write_str(message),
+        }
+    }
+}
+
+/// The tokenizer beside the weights.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TokenizerFacts {
+    pub tokens: usize,
+    /// text of the mask token, and its id
+    pub mask: (String, u32),
+    pub eos: (String, u32),
+}
+
+/// A model's facts.
+#[derive(Clone, Debug, Serialize)]
+pub struct Facts {
+    /// "folder" or "gguf"
+    pub format: &'static str,
+    pub family: Option<Family>,
+    pub parameters: Option<u64>,
+    pub shape: Option<ModelConfig>,
+    pub serving: Option<Serving>,
+    /// tensors and bytes of each number format
+    pub formats: BTreeMap<String, (usize, u64)>,
+    pub tokenizer: Option<TokenizerFacts>,
+    /// where its card names one
+    pub licence: Option<String>,
+    /// of the weights on disk
+    pub bytes: u64,
+    /// memory to decode 256 positions, and to train whole rows of that length one at a time
+    pub decode_bytes: Option<u64>,
+    pub train_bytes: Option<u64>,
+    pub problems: Vec<Problem>,
+}
+
+/// Positions that the memory figures are for.
+const POSITIONS: usize = 256;
+
+/// One tensor on disk.
+struct Stored {
+    name: String,
+    dtype: String,
+    shape: Vec<usize>,
+    bytes: u64,
+    /// can its numbers be read?
+    read: bool,
+}
+
+/// Reads headers, configuration and tokenizer.
+///
+/// Errors: nothing there that could be a model. Whatever else is wrong is in `problems`.
+pub fn inspect(path: &Path) -> Result<Facts, SourceError> {
+    let source = Source::open(path)?;
+    let format = if matches!(source, Source::Folder(_)) { "folder" } else { "gguf" };
+    let mut facts = Facts {
+        format,
+        family: None,
+        parameters: None,
+        shape: None,
+        serving: None,
+        formats: BTreeMap::new(),
+        tokenizer: None,
+        licence: licence(&source),
+        bytes: 0,
+        decode_bytes: None,
+        train_bytes: None,
+        problems: vec![],
+    };
+    let file = |e: SourceError| Problem::File { message: e.to_string() };
+    let shape = match source.config() {
+        Ok((shape, serving)) => {
+            facts.serving = Some(serving);
+            Some(shape)
+        }
+        Err(e) => {
+            facts.problems.push(file(e));
+            None
+        }
+    };
+    match stored(&source, &mut facts.problems) {
+        Ok(all) => {
+            for t in &all {
+                let entry = facts.formats.entry(t.dtype.clone()).or_default();
+                *entry = (entry.0 + 1, entry.1 + t.bytes);
+                facts.bytes += t.bytes;
+            }
+            if let Some(c) = &shape {
+                tensors(&source, c, &all, &mut facts.problems);
+            }
+        }
+        Err(e) => facts.problems.push(file(e)),
+    }
+    match source.tokenizer() {
+        Ok(Some(t)) => {
+            let of = |id: u32| (t.piece(id), id);
+            let s = t.specials();
+            facts.tokenizer = Some(TokenizerFacts { tokens: t.vocab(), mask: of(s.mask), eos: of(s.eos) });
+            facts.problems.extend(shape.as_ref().and_then(|c| misfit(c, &t)));
+        }
+        Ok(None) => {
+            facts.problems.push(Problem::Tokenizer { message: "there is none beside the weights".into() })
+        }
+        Err(e) => facts.problems.push(Problem::Tokenizer { message: e.to_string() }),
+    }
+    if let Some(c) = shape {
+        facts.family = Some(c.arch.family);
+        facts.parameters = Some(c.parameters() as u64);
+        let (trunk, layout) = (Trunk::new(c.clone()), Layout::new(&c).total);
+        facts.decode_bytes = Some((4 * layout + trunk.plan_bytes(POSITIONS, false)) as u64);
+        facts.train_bytes = Some((16 * layout + trunk.plan_bytes(POSITIONS, true)) as u64);
+        facts.shape = Some(c);
+    }
+    Ok(facts)
+}
+
+fn misfit(c: &ModelConfig, t: &Tokenizer) -> Option<Problem> {
+    (!c.takes_tokenizer(t.vocab())).then(|| Problem::Tokenizer {
+        message: format!("{} tokens, the embedding has {} rows", t.vocab(), c.vocab),
+    })
+}
+
+/// Every tensor of the files; entries of an index that do not hold become problems.
+fn stored(source: &Source, problems: &mut Vec<Problem>) -> Result<Vec<Stored>, SourceError> {
+    match source {
+        Source::Folder(dir) => {
+            let weights = Weights::open(dir)?;
+            let failed = |source| SourceError::Folder { path: dir.clone(), source };
+            let (shards, faults) = weights.shards().map_err(failed)?;
+            problems.extend(faults.into_iter().map(|f| Problem::Index {
+                tensor: f.tensor,
+                file: f.file,
+                message: f.message,
+            }));
+            let one = |(name, dtype, shape, bytes): (String, Dtype, Vec<usize>, usize)| Stored {
+                name,
+                dtype: format!("{dtype:?}"),
+                shape,
+                bytes: bytes as u64,
+                read: matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::I8),
+            };
+            Ok(shards.all().into_iter().map(one).collect())
+        }
+        #[cfg(feature = "gguf")]
+        Source::Gguf(path) => {
+            let io = |source| SourceError::Io { path: path.clone(), source };
+            let mut file = std::fs::File::open(path).map_err(io)?;
+            let length = file.metadata().map_err(io)?.len();
+            let content = super::gguf::content(&mut file)
+                .map_err(|e| SourceError::File { path: path.clone(), message: e.to_string() })?;
+            let mut out = vec![];
+            for (name, info) in &content.tensor_infos {
+                let (block, size) = (info.ggml_dtype.block_size(), info.ggml_dtype.type_size());
+                let bytes = (info.shape.elem_count() / block * size) as u64;
+                let end = content.tensor_data_offset.saturating_add(info.offset).saturating_add(bytes);
+                if end > length {
+                    let message =
+                        format!("tensor {name} ends at byte {end} of a file of {length}: it is cut short");
+                    problems.push(Problem::File { message });
+                }
+                let (dtype, shape) = (format!("{:?}", info.ggml_dtype), info.shape.dims().to_vec());
+                out.push(Stored { name: name.clone(), dtype, shape, bytes, read: true });
+            }
+            out.sort_by(|a, b| a.name.cmp(&b.name));
+            Ok(out)
+        }
+        #[cfg(not(feature = "gguf"))]
+        Source::Gguf(path) => {
+            Err(SourceError::File { path: path.clone(), message: "GGUF is not part of this build".into() })
+        }
+    }
+}
+
+/// Holds what is stored against what the configuration asks for.
+fn tensors(source: &Source, c: &ModelConfig, all: &[Stored], problems: &mut Vec<Problem>) {
+    if c.arch.family == Family::Dit && all.iter().any(|t| t.name.ends_with("vocab_embed.embedding")) {
+        // a DiT as it was published: folding it asks for every tensor by name
+        if let Err(e) = source.load() {
+            problems.push(Problem::File { message: e.to_string() });
+        }
+        return;
+    }
+    let mut wanted: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for t in Layout::new(c).named(c) {
+        let name = match source {
+            Source::Folder(_) => Some(family::name(c.arch.family, t.layer, t.part)),
+            #[cfg(feature = "gguf")]
+            Source::Gguf(_) => super::gguf::name(c.arch.family, t.layer, t.part),
+            #[cfg(not(feature = "gguf"))]
+            Source::Gguf(_) => None,
+        };
+        wanted.insert(name.unwrap_or(t.name), t.shape);
+    }
+    let stored: BTreeMap<&str, &Stored> = all.iter().map(|t| (t.name.as_str(), t)).collect();
+    for (name, want) in &wanted {
+        let Some(t) = stored.get(name.as_str()) else {
+            problems.push(Problem::Missing { tensor: name.clone(), shape: want.clone() });
+            continue;
+        };
+        if t.shape != *want {
+            let (got, want) = (t.shape.clone(), want.clone());
+            problems.push(Problem::Shape { tensor: name.clone(), got, want });
+        }
+        if !t.read {
+            problems.push(Problem::Dtype { tensor: name.clone(), got: t.dtype.clone() });
+        }
+        if t.dtype == "I8" && !stored.contains_key(format!("{name}.scale").as_str()) {
+            problems.push(Problem::Missing { tensor: format!("{name}.scale"), shape: want[..1].to_vec() });
+        }
+    }
+    for t in all {
+        let scale = t.name.strip_suffix(".scale").is_some_and(|n| wanted.contains_key(n));
+        if !wanted.contains_key(&t.name) && !scale && !derived(&t.name, c) {
+            problems.push(Problem::Extra { tensor: t.name.clone(), shape: t.shape.clone() });
+        }
+    }
+}
+
+/// Tensors that files carry although the configuration implies them: a tied head, rotary tables, and the mask schedule
+/// of BD3-LM.
+fn derived(name: &str, c: &ModelConfig) -> bool {
+    let tied = c.arch.tied && (name == "lm_head.weight" || name == "output.weight");
+    tied || name.ends_with("rotary_emb.inv_freq")
+        || name == "rope_freqs.weight"
+        || name.contains("sampling_eps_")
+}
+
+/// The licence that the card beside the weights (front matter of README.md) or the GGUF file names.
+fn licence(source: &Source) -> Option<String> {
+    match source {
+        Source::Folder(dir) => {
+            let card = std::fs::read_to_string(dir.join("README.md")).ok()?;
+            let front = card.strip_prefix("---\n")?.split("\n---").next()?;
+            let value = front.lines().find_map(|l| l.strip_prefix("license:"))?;
+            Some(value.trim().trim_matches(['"', '\'']).to_string()).filter(|l| !l.is_empty())
+        }
+        #[cfg(feature = "gguf")]
+        Source::Gguf(path) => {
+            let content = super::gguf::content(&mut std::fs::File::open(path).ok()?).ok()?;
+            content.metadata.get("general.license")?.to_string().ok().cloned()
+        }
+        #[cfg(not(feature = "gguf"))]
+        Source::Gguf(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ModelSpec;
+    use crate::data::bpe;
+    use crate::model::checkpoint::{self, Format, MODEL};
+    use std::fs;
+
+    const SERVING: Serving = Serving {
+        attention: crate::decode::Attention::Causal,
+        block_size: 1,
+        shift: true,
+        infill: false,
+        edits: false,
+    };
+
+    fn folder() -> (tempfile::TempDir, ModelConfig, Vec<f32>) {
+        let dir = tempfile::tempdir().unwrap();
+        let t = bpe::train(&["a cat sat on a mat".repeat(20)], 270).unwrap();
+        let spec = ModelSpec { size: Some("tiny".into()), ..Default::default() };
+        let s = t.specials();
+        let c = spec.resolve(t.vocab(), s.mask, s.eos, t.forbid()).unwrap();
+        let params = Layout::new(&c).init(&c, 1);
+        fs::write(dir.path().join("config.json"), checkpoint::config_json(&c, SERVING)).unwrap();
+        fs::write(dir.path().join(MODEL), checkpoint::save(&c, &params, Format::F32).unwrap()).unwrap();
+        fs::write(dir.path().join("tokenizer.json"), t.json()).unwrap();
+        (dir, c, params)
+    }
+
+    #[test]
+    fn a_sound_folder_has_facts_and_no_problems() {
+        let (dir, c, params) = folder();
+        fs::write(dir.path().join("README.md"), "---\nlanguage: en\nlicense: mit\n---\n# A card\n").unwrap();
+        let f = inspect(dir.path()).unwrap();
+        assert_eq!(f.problems, []);
+        assert_eq!(
+            (f.format, f.family, f.parameters),
+            ("folder", Some(Family::Llama), Some(c.parameters() as u64))
+        );
+        assert_eq!((f.licence.as_deref(), f.tokenizer.unwrap().mask), (Some("mit"), ("<|mask|>".into(), 1)));
+        assert_eq!((f.formats.len(), f.bytes), (1, 4 * c.parameters() as u64));
+        assert!(f.decode_bytes.unwrap() > 4 * params.len() as u64);
+        assert!(f.train_bytes.unwrap() > 4 * f.decode_bytes.unwrap() / 2);
+        assert!(inspect(&dir.path().join("nowhere")).is_err());
+        let e = inspect(&dir.path().join("README.md")).unwrap_err().to_string();
+        assert!(e.contains("neither a model folder nor a GGUF file"), "{e}");
+    }
+
+    #[test]
+    fn every_kind_of_damage_is_named_with_its_tensor() {
+        let (dir, c, params) = folder();
+        let config = checkpoint::config_json(&c, SERVING);
+        let found = |config: &str| {
+            fs::write(dir.path().join("config.json"), config).unwrap();
+            inspect(dir.path()).unwrap().problems.iter().map(|p| p.to_string()).collect::<Vec<_>>()
+        };
+        let more = found(&config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"));
+        assert_eq!(more.len(), 9);
+        assert!(
+            more.contains(&"tensor model.layers.2.mlp.up_proj.weight [128, 64] is missing".into()),
+            "{more:?}"
+        );
+        let fewer = found(&config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1"));
+        assert!(fewer.contains(
+            &"tensor model.layers.1.input_layernorm.weight [64] is not part of such a model".into()
+        ));
+        let rows = found(&config.replace("\"vocab_size\": 270", "\"vocab_size\": 269"));
+        assert!(rows.iter().any(|p| p.contains("embed_tokens") && p.contains("shape")), "{rows:?}");
+        assert!(rows.iter().any(|p| p.starts_with("tokenizer: ") && p.contains("269 rows")), "{rows:?}");
+        assert!(found("{}")[0].contains("model_type"));
+        // another type of number, one tensor only
+        let st = checkpoint::save(&c, &params, Format::F32).unwrap();
+        let text = String::from_utf8_lossy(&st[8..]).into_owned();
+        let norm = text.find("model.norm.weight").unwrap();
+        let mut odd = st.clone();
+        let at = 8 + norm + text[norm..].find("F32").unwrap();
+        odd[at..at + 3].copy_from_slice(b"I32");
+        fs::write(dir.path().join(MODEL), odd).unwrap();
+        assert_eq!(found(&config), ["tensor model.norm.weight has type I32, which is not read here"]);
+        fs::write(dir.path().join(MODEL), &st[..st.len() - 4]).unwrap();
+        assert!(found(&config)[0].contains("model.safetensors: does not read as safetensors"));
+        fs::remove_file(dir.path().join(MODEL)).unwrap();
+        fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+        let none = found(&config);
+        assert!(none[0].contains(MODEL) && none[1].contains("there is none"), "{none:?}");
+    }
+
+    #[test]
+    fn shards_are_read_through_their_index() {
+        let (dir, c, params) = folder();
+        let st = checkpoint::save(&c, &params, Format::F32).unwrap();
+        let all = checkpoint::tensors(&st).unwrap();
+        let names: Vec<String> = all.names().into_iter().map(String::from).collect();
+        let mut map = serde_json::Map::new();
+        for (i, part) in names.chunks(names.len() / 2 + 1).enumerate() {
+            let file = format!("model-{i}.safetensors");
+            let of = |n: &String| {
+                let t = all.tensor(n).unwrap();
+                (n.clone(), t.dtype(), t.shape().to_vec(), t.data().to_vec())
+            };
+            let tensors: Vec<_> = part.iter().map(of).collect();
+            fs::write(dir.path().join(&file), checkpoint::serialize(&tensors).unwrap()).unwrap();
+            part.iter().for_each(|n| drop(map.insert(n.clone(), file.clone().into())));
+        }
+        let index = serde_json::json!({ "weight_map": map }).to_string();
+        fs::remove_file(dir.path().join(MODEL)).unwrap();
+        fs::write(dir.path().join("model.safetensors.index.json"), &index).unwrap();
+        assert_eq!(inspect(dir.path()).unwrap().problems, []);
+        assert_eq!(Source::open(dir.path()).unwrap().load().unwrap().params, params);
+        fs::remove_file(dir.path().join("model-1.safetensors")).unwrap();
+        let problems = inspect(dir.path()).unwrap().problems;
+        assert!(
+            problems
+                .iter()
+                .any(|p| matches!(p, Problem::Index { file, .. } if file == "model-1.safetensors"))
+        );
+        let e = Source::open(dir.path()).unwrap().load().unwrap_err().to_string();
+        assert!(
+            e.contains("model.safetensors.index.json") && e.contains("model-1.safetensors is not here"),
+            "{e}"
+        );
+        fs::write(dir.path().join("model.safetensors.index.json"), index.replace("model-1", "../x")).unwrap();
+        assert!(
+            inspect(dir.path())
+                .unwrap()
+                .problems
+                .iter()
+                .any(|p| p.to_string().contains("not a file of this folder"))
+        );
+    }
+}
