@@ -168,6 +168,8 @@ pub fn inspect(path: &Path) -> Result<Facts, SourceError> {
         Ok(None) => {
             facts.problems.push(Problem::Tokenizer { message: "there is none beside the weights".into() })
         }
+        // without a configuration the tokenizer was not looked at, and why is said already
+        Err(_) if shape.is_none() => {}
         Err(e) => facts.problems.push(Problem::Tokenizer { message: e.to_string() }),
     }
     if let Some(c) = shape {
