@@ -80,7 +80,8 @@ impl Judged {
             series(format!("{name}: {}", self.estimator), *index, Look::Marked, points.clone())
         });
         let name = if several { format!("frontier of {}", self.estimator) } else { "frontier".into() };
-        let frontier = self.frontier(cost).into_iter().map(|f| f.1).collect();
+        let frontier =
+            self.frontier(cost).into_iter().map(|(_, p)| Point { low: p.y, high: p.y, ..p }).collect();
         runs.chain([series(name, style, Look::Stairs, frontier)]).collect()
     }
 
@@ -222,6 +223,7 @@ mod tests {
             ["small: ar", "large: ar", "frontier"]
         );
         assert_eq!(series[2].look, Look::Stairs);
+        assert!(series[2].points.iter().all(|p| p.low == p.high), "the frontier carries no interval");
     }
 
     #[test]
