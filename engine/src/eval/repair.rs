@@ -71,7 +71,7 @@ pub fn repair<B: Train>(
         let before = wrong_tokens(b, session, truth, start, document, r)?;
         let mut now = before.clone();
         for pass in 0..r.passes {
-            let (best, _) = ask(b, session, &now, start, document, 1 + pass, r, 0.0)?;
+            let best = ask(b, session, &now, start, document, 1 + pass, r, 0.0)?.best;
             let mut edited = false;
             for (i, (id, p)) in best.into_iter().enumerate() {
                 let column = if start == 0 { i + 1 } else { i };
@@ -137,7 +137,7 @@ fn wrong_tokens<B: Train>(
         Errors::Drafts if chosen.is_empty() => {}
         Errors::Drafts => {
             chosen.iter().for_each(|i| ids[*i] = c.mask_id);
-            let (_, drawn) = ask(b, session, &ids, start, document, 0, r, 1.0)?;
+            let drawn = ask(b, session, &ids, start, document, 0, r, 1.0)?.drawn;
             chosen.iter().for_each(|i| ids[*i] = drawn[*i - first]);
         }
     }
@@ -170,7 +170,14 @@ fn request(
     }
 }
 
-/// (most probable id, its probability) and the candidate of every position but the document's first.
+/// One entry for every position but the document's first.
+struct Answer {
+    /// most probable id and its probability
+    best: Vec<(u32, f32)>,
+    /// candidates
+    drawn: Vec<u32>,
+}
+
 #[expect(clippy::too_many_arguments)]
 fn ask<B: Train>(
     b: &B,
@@ -181,12 +188,12 @@ fn ask<B: Train>(
     step: u32,
     r: &Repair,
     temperature: f32,
-) -> Result<(Vec<(u32, f32)>, Vec<u32>), SessionError> {
+) -> Result<Answer, SessionError> {
     let request = request(ids, start, document, step, r, temperature);
     let pending = session.forward(b, &request)?;
     let rows = pending.decode(&b.read_range(&session.stats, 0, pending.len())).rows;
     let best = rows.iter().map(|h| (h.argmax, (h.max - h.lse).exp())).collect();
-    Ok((best, rows.iter().map(|h| h.candidate).collect()))
+    Ok(Answer { best, drawn: rows.iter().map(|h| h.candidate).collect() })
 }
 
 /// sum y / sum x over documents and its standard error (ratio estimator; `methods/evaluation.md` 1.4).

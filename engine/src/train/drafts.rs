@@ -17,6 +17,9 @@ use crate::diffusion::corruption::Kind;
 use crate::diffusion::{Micro, RowPlan};
 use crate::model::{Plan, Trunk};
 
+/// Makes a micro-batch of corrupted rows.
+pub type Build<'a> = dyn Fn(&[Row], &[RowPlan], Normaliser) -> Micro + 'a;
+
 /// Buffers of the drafting forward's head.
 pub struct Scratch<B: Train> {
     capacity: usize,
@@ -57,7 +60,7 @@ pub fn draft<B: Train>(
     scratch: &mut Scratch<B>,
     config: &RunConfig,
     rows: &[Row],
-    build: &dyn Fn(&[Row], &[RowPlan], Normaliser) -> Micro,
+    build: &Build<'_>,
     plans: &mut [RowPlan],
     step: u64,
 ) -> f64 {
