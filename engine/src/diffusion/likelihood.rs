@@ -116,21 +116,26 @@ pub fn evaluate<B: Train>(
             *c = p.counted;
         }
     }
-    let (y, t) = (sums.iter().sum::<f64>(), counts.iter().sum::<usize>() as f64);
-    let value = y / t;
-    let n_f = n as f64;
-    let square: f64 = sums.iter().zip(&counts).map(|(y, c)| (y - value * *c as f64).powi(2)).sum();
-    let stderr = if n > 1 { (n_f / (n_f - 1.0) * square).sqrt() / t } else { f64::NAN };
+    let parts: Vec<(f64, f64)> = sums.iter().zip(&counts).map(|(y, c)| (*y, *c as f64)).collect();
+    let (value, stderr) = ratio(&parts);
     Some(Estimate {
         estimator: e.estimator.name(),
         value,
         stderr,
-        tokens: t as u64,
+        tokens: counts.iter().sum::<usize>() as u64,
         rows: n as u64,
         k: k as u64,
         seed: e.seed,
         bits_per_byte: e.bytes_per_token.map(|b| value / (std::f64::consts::LN_2 * b)),
     })
+}
+
+/// sum y / sum x over (y, x) and its standard error (ratio estimator; `methods/evaluation.md` 1.4); NaN for one pair.
+pub fn ratio(parts: &[(f64, f64)]) -> (f64, f64) {
+    let (y, x) = parts.iter().fold((0.0, 0.0), |a, p| (a.0 + p.0, a.1 + p.1));
+    let (n, value) = (parts.len() as f64, y / x);
+    let square: f64 = parts.iter().map(|(y, x)| (y - value * x).powi(2)).sum();
+    (value, if n > 1.0 { (n / (n - 1.0) * square).sqrt() / x } else { f64::NAN })
 }
 
 /// Draw `draw` of `k`: rates are stratified over groups, and over the draws of each group.

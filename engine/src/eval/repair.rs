@@ -10,6 +10,7 @@ use hilda_kernels::Train;
 use hilda_kernels::rng::{Rng, Stream};
 
 use crate::decode::{Attention, CacheOp, ForwardRequest, Want};
+use crate::diffusion::likelihood::ratio;
 use crate::model::Session;
 use crate::model::session::SessionError;
 
@@ -196,11 +197,7 @@ fn ask<B: Train>(
     Ok(Answer { best, drawn: rows.iter().map(|h| h.candidate).collect() })
 }
 
-/// sum y / sum x over documents and its standard error (ratio estimator; `methods/evaluation.md` 1.4).
+/// [`ratio`] of counts, one pair a document.
 pub fn share(parts: impl Iterator<Item = (u64, u64)>) -> (f64, f64) {
-    let parts: Vec<(f64, f64)> = parts.map(|(y, x)| (y as f64, x as f64)).collect();
-    let (y, x) = parts.iter().fold((0.0, 0.0), |a, p| (a.0 + p.0, a.1 + p.1));
-    let (n, value) = (parts.len() as f64, y / x);
-    let square: f64 = parts.iter().map(|(y, x)| (y - value * x).powi(2)).sum();
-    (value, if n > 1.0 { (n / (n - 1.0) * square).sqrt() / x } else { f64::NAN })
+    ratio(&parts.map(|(y, x)| (y as f64, x as f64)).collect::<Vec<_>>())
 }
