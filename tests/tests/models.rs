@@ -64,6 +64,32 @@ fn an_autoregressive_model_becomes_a_diffusion_model_and_goes_out_again() {
         (&32.into(), &true.into()),
         "{shown}"
     );
+    // the autoregressive model judges what the other one writes and edits
+    let judged = |policy: &str, judge: &str| {
+        let args = [
+            "eval",
+            "edits",
+            "--model",
+            "block",
+            "--judge",
+            judge,
+            "--data",
+            "valid.txt",
+            "--policy",
+            policy,
+        ];
+        let more = ["--prompt", "4", "--length", "24", "--limit", "4", "--temperature", "1", "--json"];
+        run(&[&args[..], &more].concat())
+    };
+    let ended = judged(r#"{"kind": "edit", "tau_mask": 0.1, "tau_edit": 0}"#, "ar");
+    done(&ended);
+    let report = ended.json();
+    assert!(report["edits"].as_u64().unwrap() > 0 && report["texts"] == 4, "{report}");
+    assert!((0.0..=1.0).contains(&report["improved"].as_f64().unwrap()), "{report}");
+    assert!(report["with"]["judge_nll"].as_f64().unwrap() > 0.0, "{report}");
+    judged("threshold", "ar").refused(2, &["edits nothing"]);
+    judged("edit", "block").refused(2, &["autoregressive"]);
+
     done(&run(&["models", "export", "block", "--to", "gguf", "--out", "block.gguf", "--json"]));
     let text = |model: &str| {
         let ended = run(&[

@@ -1,4 +1,6 @@
-//! Measuring models: against others, and against texts whose right tokens are known.
+//! Measuring models: against others, against texts whose right tokens are known, and before a judge.
 
+pub mod edits;
+pub mod judge;
 pub mod parity;
 pub mod repair;

@@ -28,6 +28,8 @@ enum What {
     Nelbo(Nelbo),
     /// How many wrong tokens a model's edits put right, and how many right ones they spoil
     Repair(super::repair::Args),
+    /// What an autoregressive judge says of the edits that decoding makes
+    Edits(super::edits::Args),
 }
 
 #[derive(clap::Args)]
@@ -66,6 +68,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
     let a = match args.what {
         What::Nelbo(a) => a,
         What::Repair(a) => return super::repair::run(a),
+        What::Edits(a) => return super::edits::run(a),
     };
     let bad = |m: String| CliError::BadInput(m);
     if !(1..=4096).contains(&a.k) {
