@@ -5,7 +5,7 @@ use hilda_engine::decode::policy::{Parameter, PolicyInfo};
 use leptos::prelude::*;
 use serde_json::Value;
 
-use super::settings::{Preset, Settings};
+use super::settings::{Preset, Settings, TEMPERATURE};
 use crate::worker::ModelInfo;
 
 #[component]
@@ -30,7 +30,7 @@ pub fn Panel(
                 meaning="Of the draw of each word; 0 always takes the most probable one."
                 unit=""
                 value=Signal::derive(move || f64::from(settings.with(|s| s.temperature)))
-                range=(0.0, 2.0) step=0.05 default=0.0
+                range=(0.0, 2.0) step=0.05 default=f64::from(TEMPERATURE)
                 set=Callback::new(move |v: f64| settings.update(|s| s.temperature = v as f32))
             />
             {move || view! {

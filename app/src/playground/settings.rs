@@ -29,6 +29,9 @@ impl Preset {
     ];
 }
 
+/// Below 1 texts hold together; at 0 small models repeat themselves, and have nothing to edit.
+pub const TEMPERATURE: f32 = 0.7;
+
 /// See the module comment.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -46,7 +49,7 @@ impl Default for Settings {
         Settings {
             preset: Preset::Quality,
             policy: PolicySpec::quality(),
-            temperature: 0.0,
+            temperature: TEMPERATURE,
             length: 128,
             seed: 42,
             whole: false,

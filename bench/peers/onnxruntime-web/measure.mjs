@@ -1,4 +1,5 @@
-// node measure.mjs WORK: times one forward of WORK/model.onnx with WORK/node_modules/onnxruntime-web in Chromium.
+// node measure.mjs WORK: times one forward of WORK/model.onnx with WORK/node_modules/onnxruntime-web in Chromium, and, if
+// HILDA is the address of a running server, a forward of its demo model over as many positions in the same browser.
 import fs from 'node:fs';
 import http from 'node:http';
 import { createRequire } from 'node:module';
@@ -26,6 +27,28 @@ globalThis.result = { times, sum };
 </script>`;
 
 const TYPES = { '.mjs': 'text/javascript', '.js': 'text/javascript', '.wasm': 'application/wasm' };
+/** Mean milliseconds of a forward over 128 positions in the playground: 8 of the prompt, 120 written, each sees all. */
+async function ours(browser, address) {
+  const page = await (await browser.newContext()).newPage();
+  const done = () => page.waitForFunction(() => {
+    const counters = document.querySelector('.counters')?.innerText ?? '';
+    return /step (\d+) of \1\s·\s0 masked/.test(counters.replaceAll('\n', ' '));
+  }, null, { timeout: 300_000, polling: 500 });
+  await page.goto(`${address}/?device=wasm`);
+  await done();
+  await page.getByRole('button', { name: 'the whole text' }).click();
+  await page.locator('.dial', { hasText: 'Length' }).locator('input[type=range]').fill('120');
+  await page.locator('#prompt').fill('Once upon a time, there was');
+  await page.locator('#prompt').press('Enter');
+  await page.waitForTimeout(2000);
+  await done();
+  const said = await page.locator('body').innerText();
+  const milliseconds = Number(/(\d+) ms \/ forward/.exec(said)[1]);
+  const positions = await page.locator('.canvas .tok').count();
+  await page.context().close();
+  return { mean_ms: milliseconds, positions_shown: positions };
+}
+
 const server = http.createServer((request, response) => {
   const name = decodeURIComponent(new URL(request.url, 'http://x').pathname);
   if (name === '/') return response.writeHead(200, { 'content-type': 'text/html' }).end(PAGE);
@@ -49,6 +72,7 @@ try {
   const handle = await page.waitForFunction(() => globalThis.result, null, { timeout: 300_000 });
   const { times, sum } = await handle.jsonValue();
   if (!Number.isFinite(sum)) throw new Error('the logits are not finite');
+  await page.close();
   times.sort((a, b) => a - b);
   console.log(JSON.stringify({
     peer: 'onnxruntime-web 1.30.0',
@@ -59,6 +83,7 @@ try {
     median_ms: Number(times[times.length >> 1].toFixed(2)),
     min_ms: Number(times[0].toFixed(2)),
     browser: browser.version(),
+    hilda: process.env.HILDA ? await ours(browser, process.env.HILDA) : null,
   }));
 } finally {
   await browser.close();
