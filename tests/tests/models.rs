@@ -89,6 +89,42 @@ fn an_autoregressive_model_becomes_a_diffusion_model_and_goes_out_again() {
     assert!(report["with"]["judge_nll"].as_f64().unwrap() > 0.0, "{report}");
     judged("threshold", "ar").refused(2, &["edits nothing"]);
     judged("edit", "block").refused(2, &["autoregressive"]);
+    let bench = |more: &[&str]| {
+        let args =
+            ["decode-bench", "--model", "block", "--judge", "ar", "--data", "valid.txt", "--prompt", "4"];
+        let sizes = ["--length", "24", "--window", "16", "--limit", "3", "--json"];
+        run(&[&args[..], &sizes, more].concat())
+    };
+    let ended = bench(&[
+        "--policy",
+        "threshold",
+        "--policy",
+        "edit",
+        "--temperature",
+        "1",
+        "--temperature",
+        "0.5",
+        "--out",
+        "bench",
+    ]);
+    done(&ended);
+    let points = ended.json()["points"].as_array().unwrap().clone();
+    // the reference and two policies, at two temperatures each
+    assert_eq!(points.len(), 6, "{points:?}");
+    assert!(
+        points[..2]
+            .iter()
+            .all(|p| p["policy"]["kind"] == "ancestral" && p["excess"].as_f64().unwrap().abs() < 1e-9)
+    );
+    assert!(
+        points.iter().all(|p| p["nll"].as_f64().unwrap() > 0.0 && p["forwards"].as_u64().unwrap() > 0),
+        "{points:?}"
+    );
+    let of = |name: &str| fs::read_to_string(folder.path().join("bench").join(name)).unwrap();
+    assert_eq!(of("results.csv").lines().count(), 7);
+    assert!(of("index.html").contains("<svg") && !of("index.html").contains("NaN"));
+    bench(&["--out", "bench"]).refused(2, &["there already"]);
+    bench(&["--policy", "edit", "--window", "30"]).refused(2, &["--window"]);
 
     done(&run(&["models", "export", "block", "--to", "gguf", "--out", "block.gguf", "--json"]));
     let text = |model: &str| {

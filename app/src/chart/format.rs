@@ -177,6 +177,21 @@ pub fn utc(unix: f64) -> String {
     format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", rest / 3600, rest % 3600 / 60)
 }
 
+/// A tick of an axis whose ticks are `step` apart; 0 = not evenly.
+pub fn axis_label(v: f64, step: f64) -> String {
+    if step > 0.0 { tick(v, step) } else { short(v) }
+}
+
+/// Ticks of a time axis in the unit that suits its end.
+pub fn time_label(v: f64, high: f64) -> String {
+    let (unit, name) = match high {
+        h if h < 180.0 => (1.0, "s"),
+        h if h < 3.0 * 3600.0 => (60.0, "min"),
+        _ => (3600.0, "h"),
+    };
+    format!("{} {name}", significant(v / unit, 3))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

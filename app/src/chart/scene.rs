@@ -56,6 +56,8 @@ const LEFT: f64 = 52.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 38.0;
+/// About the width of a letter of a tick's label.
+const LETTER: f64 = 6.5;
 /// Markers on the edge of the plot are not cut in half.
 const BLEED: f64 = 5.0;
 /// Above and below the plot in a picture: the title, one line of the legend.
@@ -95,15 +97,15 @@ impl Scene {
         let (xs, x_step) = x.ticks(((width - LEFT - RIGHT) / room) as usize);
         let (ys, y_step) = y.ticks(((height - TOP - BOTTOM) / 44.0) as usize);
         let x_label = |v: f64| match axis {
-            XAxis::Time => time_label(v, x.high),
+            XAxis::Time => format::time_label(v, x.high),
             XAxis::Compute => format::flops(v),
-            _ => axis_label(v, x_step),
+            _ => format::axis_label(v, x_step),
         };
         let marks = series.iter().zip(values).map(|(s, v)| mark(s, v, &settings, &x, &y)).collect::<Vec<_>>();
         Scene {
             settings,
             x_ticks: xs.iter().map(|v| (x.map(*v), x_label(*v))).collect(),
-            y_ticks: ys.iter().map(|v| (y.map(*v), axis_label(*v, y_step))).collect(),
+            y_ticks: ys.iter().map(|v| (y.map(*v), format::axis_label(*v, y_step))).collect(),
             empty: y_domain.is_none(),
             x,
             y,
@@ -128,9 +130,13 @@ impl Scene {
             );
         }
         for (px, label) in &self.x_ticks {
+            // a label that would run over the edge ends there instead
+            let half = LETTER / 2.0 * label.chars().count() as f64;
+            let inside = px + half <= self.settings.width;
+            let (at, anchor) = if inside { (*px, "middle") } else { (self.settings.width, "end") };
             let _ = write!(
                 out,
-                "<path {} d=\"M{px:.1} {bottom:.1}v4\"/><text {} x=\"{px:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+                "<path {} d=\"M{px:.1} {bottom:.1}v4\"/><text {} x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
                 paint.line("axis"),
                 paint.text("tick"),
                 bottom + 16.0,
@@ -292,20 +298,6 @@ fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     })
 }
 
-fn axis_label(v: f64, step: f64) -> String {
-    if step > 0.0 { format::tick(v, step) } else { format::short(v) }
-}
-
-/// Ticks of a time axis in the unit that suits its end.
-fn time_label(v: f64, high: f64) -> String {
-    let (unit, name) = match high {
-        h if h < 180.0 => (1.0, "s"),
-        h if h < 3.0 * 3600.0 => (60.0, "min"),
-        _ => (3600.0, "h"),
-    };
-    format!("{} {name}", format::significant(v / unit, 3))
-}
-
 fn mark(s: &Series, values: Vec<f64>, settings: &Settings, x: &Scale, y: &Scale) -> Mark {
     let axis = settings.axis;
     let p = &s.points;
@@ -437,6 +429,26 @@ mod tests {
             let scene = Scene::new(&[series(Look::Smoothed, nan)], settings);
             assert_eq!(scene.empty, log);
             assert!(!scene.body("loss", None).contains("NaN"));
+        }
+    }
+
+    #[test]
+    fn labels_of_ticks_end_inside_the_picture() {
+        let points = (1..40)
+            .map(|i| Point { compute: 1.7e12 * f64::from(i), ..Point::new(f64::from(i), 1.0, 1.0, 2.0) });
+        let points: Vec<Point> = points.collect();
+        for width in (300..700).map(f64::from) {
+            let settings = Settings { axis: XAxis::Compute, width, ..SETTINGS };
+            let body = Scene::new(&[series(Look::Marked, points.clone())], settings).body("loss", None);
+            for part in body.split("<text ").skip(1) {
+                let (marks, rest) = part.split_once('>').unwrap();
+                let x =
+                    marks.split("x=\"").nth(1).unwrap().split('"').next().unwrap().parse::<f64>().unwrap();
+                let letters = rest.split('<').next().unwrap().chars().count() as f64;
+                if marks.contains("middle") {
+                    assert!(x + LETTER / 2.0 * letters <= width, "{width}: {part}");
+                }
+            }
         }
     }
 

@@ -14,9 +14,9 @@ use hilda_kernels::Cpu;
 use super::judge::{Judge, JudgeError, Score};
 use crate::data::Tokenizer;
 use crate::decode::trajectory::ReplayError;
-use crate::decode::{ActionKind, Decoder, Status, Trajectory};
+use crate::decode::{ActionKind, Status, Trajectory};
 use crate::model::Serving;
-use crate::model::generate::{GenerateError, Request, decode_config, run, text};
+use crate::model::generate::{GenerateError, Request, decode, text};
 use crate::model::session::Session;
 
 /// Errors of one text.
@@ -72,11 +72,7 @@ pub fn write(
     r: &Request,
     judge: &mut Judge,
 ) -> Result<Written, EditsError> {
-    let config = decode_config(&session.weights().trunk.config, serving, tokenizer, r)?;
-    session.forget();
-    let mut decoder = Decoder::new(config).map_err(GenerateError::from)?;
-    run(&Cpu, session, &mut decoder, |_| true)?;
-    let trajectory = decoder.trajectory();
+    let trajectory = decode(&Cpu, session, serving, tokenizer, r)?;
     let whole = text(tokenizer, &trajectory.footer.ids);
     let score = judge.score(&whole)?;
     let mut gains = vec![];

@@ -131,6 +131,24 @@ pub fn run<B: Train>(
     Ok(())
 }
 
+/// One text in a session that other texts were written in before.
+///
+/// # Errors
+/// A request that the model cannot serve.
+pub fn decode<B: Train>(
+    b: &B,
+    session: &mut Session<B>,
+    serving: Serving,
+    tokenizer: &Tokenizer,
+    r: &Request,
+) -> Result<Trajectory, GenerateError> {
+    let config = decode_config(&session.weights().trunk.config, serving, tokenizer, r)?;
+    session.forget();
+    let mut decoder = Decoder::new(config)?;
+    run(b, session, &mut decoder, |_| true)?;
+    Ok(decoder.trajectory())
+}
+
 /// One text on the CPU.
 pub fn generate(
     model: &LoadedModel,

@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod convert;
 pub mod data;
+pub mod decode_bench;
 pub mod doctor;
 pub mod edits;
 mod eval;
@@ -97,6 +98,8 @@ enum Command {
     Parity(parity::Args),
     /// Measure this machine
     Bench(bench::Args),
+    /// Compare decoders of one model: quality before a judge against forwards
+    DecodeBench(decode_bench::Args),
     /// List, show, export and publish runs
     Runs(runs::Args),
     /// Register and list corpora
@@ -150,6 +153,7 @@ pub fn main() -> ExitCode {
         Command::Models(a) => models::run(a),
         Command::Parity(a) => parity::run(a),
         Command::Bench(a) => bench::run(a),
+        Command::DecodeBench(a) => decode_bench::run(a),
         Command::Runs(a) => runs::run(a),
         Command::Data(a) => data::run(a),
         Command::Pull(a) => pull::run(a),

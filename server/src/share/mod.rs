@@ -2,6 +2,7 @@
 //!
 //! It is read from the run whenever somebody looks, so a link made while training shows how far training is.
 
+pub mod decoders;
 pub mod html;
 mod paths;
 pub mod publish;

@@ -1,0 +1,305 @@
+//! `hilda decode-bench`: decoders over a grid of thresholds and temperatures, their texts before a judge, and their cost:
+//! one table, one picture of quality against forwards, every first text with the order it was written in.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use hilda_engine::data::Tokenizer;
+use hilda_engine::data::document::{guess_format, read_documents};
+use hilda_engine::decode::{Attention, PolicySpec};
+use hilda_engine::eval::decoders::{Point, Sample, compare, judged};
+use hilda_engine::eval::judge::Judge;
+use hilda_engine::files;
+use hilda_engine::model::generate::{GenerateError, Request, decode};
+use hilda_engine::model::session::Weights;
+use hilda_engine::model::{LoadedModel, Session};
+use hilda_kernels::Cpu;
+
+use super::progress::Progress;
+use super::sample::{open_model, parse_policy};
+use super::{CliError, duration_text};
+use crate::share::decoders::page;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// model folder, GGUF file, pulled model's name, or a run folder for its newest checkpoint
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// an autoregressive model, named in the same ways
+    #[arg(long, value_name = "DIR")]
+    judge: PathBuf,
+    /// text or JSONL file; every document's beginning is a prompt
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// a policy as JSON or by name, again and again [default: a grid over all of them]
+    #[arg(long)]
+    policy: Vec<String>,
+    /// temperature of the draws, again and again
+    #[arg(long, default_values_t = [0.6, 0.8, 1.0])]
+    temperature: Vec<f32>,
+    /// tokens of each document that are the prompt
+    #[arg(long, default_value_t = 16)]
+    prompt: usize,
+    /// tokens after the prompt
+    #[arg(long, default_value_t = 96)]
+    length: usize,
+    /// tokens after the prompt that the entropy is taken over
+    #[arg(long, default_value_t = 64)]
+    window: usize,
+    /// at most this many documents
+    #[arg(long, default_value_t = 40)]
+    limit: usize,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// folder for results.json, results.csv and index.html; it must not exist
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[arg(long)]
+    json: bool,
+}
+
+/// Exact samples of the model's own law: what the other decoders approximate.
+const REFERENCE: &str = r#"{"kind": "ancestral", "tokens_per_forward": 1}"#;
+/// The sampler's own cost and speed, and each rule from careful to hasty.
+const GRID: [&str; 21] = [
+    r#"{"kind": "ancestral", "tokens_per_forward": 2}"#,
+    r#"{"kind": "ancestral", "tokens_per_forward": 4}"#,
+    r#"{"kind": "top_prob", "steps_per_block": 0}"#,
+    r#"{"kind": "top_prob", "steps_per_block": 4}"#,
+    r#"{"kind": "top_prob", "steps_per_block": 2}"#,
+    r#"{"kind": "top_prob", "steps_per_block": 4, "score": "margin"}"#,
+    r#"{"kind": "threshold", "tau": 0.9}"#,
+    r#"{"kind": "threshold", "tau": 0.7}"#,
+    r#"{"kind": "threshold", "tau": 0.5}"#,
+    r#"{"kind": "threshold", "tau": 0.3}"#,
+    r#"{"kind": "factor", "f": 0.5}"#,
+    r#"{"kind": "factor", "f": 1}"#,
+    r#"{"kind": "factor", "f": 2}"#,
+    r#"{"kind": "entropy_bound", "gamma": 0.1}"#,
+    r#"{"kind": "entropy_bound", "gamma": 0.5}"#,
+    r#"{"kind": "entropy_bound", "gamma": 1.5}"#,
+    r#"{"kind": "edit", "tau_mask": 0.7, "tau_edit": 0.5}"#,
+    r#"{"kind": "edit", "tau_mask": 0.5, "tau_edit": 0}"#,
+    r#"{"kind": "edit", "tau_mask": 0.3, "tau_edit": 0.3}"#,
+    r#"{"kind": "edit", "tau_mask": 0.3, "tau_edit": 0}"#,
+    r#"{"kind": "left_to_right"}"#,
+];
+
+pub fn run(a: Args) -> Result<(), CliError> {
+    let bad = |m: String| CliError::BadInput(m);
+    let reference = parse_policy(REFERENCE)?;
+    let grid: Vec<PolicySpec> = match a.policy.as_slice() {
+        [] => GRID.iter().map(|p| parse_policy(p)).collect::<Result<_, _>>()?,
+        named => named.iter().map(|p| parse_policy(p)).collect::<Result<_, _>>()?,
+    };
+    let policies: Vec<PolicySpec> =
+        std::iter::once(reference).chain(grid.into_iter().filter(|p| *p != reference)).collect();
+    if let Some(t) = a.temperature.iter().find(|t| !(0.0..=10.0).contains(*t)) {
+        return Err(bad(format!("--temperature {t} is outside 0..10")));
+    }
+    if a.prompt == 0 || a.window == 0 || a.window > a.length {
+        return Err(bad("--prompt and --window must be at least 1, and --window at most --length".into()));
+    }
+    if let Some(out) = a.out.as_ref().filter(|out| out.exists()) {
+        return Err(bad(format!("--out {}: is there already", out.display())));
+    }
+    let (model, tokenizer) = open_model(&a.model)?;
+    if model.serving.attention == Attention::Causal {
+        return Err(bad(format!("{}: a causal model has one decoder, left to right", a.model.display())));
+    }
+    let prompts = prompts(&a, &tokenizer)?;
+    let (other, other_tokenizer) = open_model(&a.judge)?;
+    let mut judge = Judge::new(&other, other_tokenizer)
+        .map_err(|e| bad(format!("--judge {}: {e}", a.judge.display())))?;
+    let (points, first) = measure(&a, &model, &tokenizer, &mut judge, &policies, &reference, &prompts)?;
+    let report = serde_json::json!({
+        "model": name(&a.model), "judge": name(&a.judge), "texts": prompts.len(), "prompt": a.prompt,
+        "length": a.length, "window": a.window, "seed": a.seed, "reference": reference, "points": points,
+    });
+    if let Some(out) = &a.out {
+        let write = |name: &str, bytes: &[u8]| {
+            files::replace(&out.join(name), bytes)
+                .map_err(|e| CliError::Failure(format!("{}: {e}", out.display())))
+        };
+        fs::create_dir_all(out).map_err(|e| CliError::Failure(format!("{}: {e}", out.display())))?;
+        write("results.csv", csv(&points).as_bytes())?;
+        write("index.html", page(&report, &points, &first, &tokenizer).as_bytes())?;
+        write("results.json", serde_json::to_string_pretty(&report).unwrap_or_default().as_bytes())?;
+    }
+    if a.json {
+        println!("{report}");
+    } else {
+        print!("{}", table(&points));
+    }
+    Ok(())
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
+}
+
+fn prompts(a: &Args, tokenizer: &Tokenizer) -> Result<Vec<String>, CliError> {
+    let data = |e: hilda_engine::data::DataError| CliError::BadInput(e.to_string());
+    let format = guess_format(&a.data).map_err(data)?;
+    let mut prompts = vec![];
+    for text in read_documents(&a.data, &format).map_err(data)? {
+        if a.limit > 0 && prompts.len() == a.limit {
+            break;
+        }
+        let ids = tokenizer.encode(&text).map_err(data)?;
+        if ids.len() >= a.prompt {
+            prompts.push(tokenizer.decode(&ids[..a.prompt]));
+        }
+    }
+    if prompts.is_empty() {
+        return Err(CliError::BadInput(format!("{}: no document has {} tokens", a.data.display(), a.prompt)));
+    }
+    Ok(prompts)
+}
+
+/// Every decoder at every temperature over every prompt, and the first text of each.
+fn measure(
+    a: &Args,
+    model: &LoadedModel,
+    tokenizer: &Tokenizer,
+    judge: &mut Judge,
+    policies: &[PolicySpec],
+    reference: &PolicySpec,
+    prompts: &[String],
+) -> Result<(Vec<Point>, Vec<Sample>), CliError> {
+    let mut session = Session::new(&Cpu, Arc::new(Weights::new(&Cpu, model)), model.config.context);
+    let (mut points, mut first) = (vec![], vec![]);
+    let mut bar = Progress::new("decoder");
+    let began = Instant::now();
+    let mut temperatures = a.temperature.clone();
+    temperatures.dedup();
+    let total = policies.len() * temperatures.len();
+    for policy in policies {
+        for temperature in &temperatures {
+            // entropy-bound decoding is defined up to temperature 1
+            if matches!(policy, PolicySpec::EntropyBound { .. }) && *temperature > 1.0 {
+                continue;
+            }
+            let (mut samples, mut seconds) = (vec![], 0.0);
+            for (i, prompt) in prompts.iter().enumerate() {
+                let request = Request {
+                    policy: Some(*policy),
+                    temperature: *temperature,
+                    seed: a.seed + i as u64,
+                    top_k: 0,
+                    ..Request::new(prompt.as_str(), a.length)
+                };
+                let bad = |e: String| CliError::BadInput(format!("document {}: {e}", i + 1));
+                let start = Instant::now();
+                let written = decode(&Cpu, &mut session, model.serving, tokenizer, &request);
+                seconds += start.elapsed().as_secs_f64();
+                let trajectory = written.map_err(|e| match e {
+                    GenerateError::Session(_) => CliError::Failure(e.to_string()),
+                    e => bad(e.to_string()),
+                })?;
+                let sample = judged(trajectory, tokenizer, judge, prompt, a.window);
+                samples.push(sample.map_err(|e| bad(format!("judge: {e}")))?);
+            }
+            points.push(Point::new(*policy, *temperature, &samples, seconds));
+            first.extend(samples.into_iter().next());
+            let left = began.elapsed().as_secs_f64() / points.len() as f64 * (total - points.len()) as f64;
+            bar.update(points.len() as u64, total as u64, &format!("{} left", duration_text(left)));
+        }
+    }
+    bar.finish();
+    compare(&mut points, reference);
+    Ok((points, first))
+}
+
+/// A policy's parameters on one line, without its kind: "tau 0.9".
+pub fn parameters(policy: &PolicySpec) -> String {
+    let value = serde_json::to_value(policy).unwrap_or_default();
+    let known = PolicySpec::parameters().iter().find(|i| i.kind == policy.kind());
+    let mut out = String::new();
+    for p in known.map(|i| i.parameters).unwrap_or_default() {
+        let told = &value[p.name];
+        let default = serde_json::from_str::<serde_json::Value>(p.default).unwrap_or_default();
+        // the first parameter names the point, the others only where they are not as usual
+        if !out.is_empty()
+            && told.as_f64().map(|v| v as f32) == default.as_f64().map(|v| v as f32)
+            && told.is_number()
+        {
+            continue;
+        }
+        if told == &default && !out.is_empty() {
+            continue;
+        }
+        let shown = match told.as_f64() {
+            Some(v) => format!("{}", (v * 1e4).round() / 1e4),
+            None => told.as_str().map_or_else(|| "off".into(), String::from),
+        };
+        let _ = write!(out, "{}{} {shown}", if out.is_empty() { "" } else { ", " }, p.name);
+    }
+    out
+}
+
+fn csv(points: &[Point]) -> String {
+    let mut out = String::from(
+        "kind,parameters,temperature,texts,judge_nll,judge_nll_stderr,unigram_entropy,unigram_entropy_stderr,excess,tokens,forwards,tokens_per_forward,positions,edits,forced,finished,short,seconds\n",
+    );
+    for p in points {
+        let _ = writeln!(
+            out,
+            "{},\"{}\",{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
+            p.policy.kind(),
+            parameters(&p.policy),
+            p.temperature,
+            p.texts,
+            p.nll,
+            p.nll_stderr,
+            p.entropy,
+            p.entropy_stderr,
+            p.excess.map(|e| e.to_string()).unwrap_or_default(),
+            p.tokens,
+            p.forwards,
+            p.tokens_per_forward,
+            p.positions,
+            p.edits,
+            p.forced,
+            p.finished,
+            p.short,
+            p.seconds
+        );
+    }
+    out
+}
+
+fn table(points: &[Point]) -> String {
+    let mut out = format!(
+        "{:<44} {:>4} {:>15} {:>8} {:>8} {:>9} {:>6}\n",
+        "decoder", "T", "nats per token", "entropy", "excess", "tokens/fw", "edits"
+    );
+    for p in points {
+        let excess = p.excess.map_or_else(|| "-".into(), |e| format!("{e:+.3}"));
+        let decoder = format!("{} {}", p.policy.kind(), parameters(&p.policy));
+        let _ = writeln!(
+            out,
+            "{decoder:<44} {:>4.1} {:>7.3} ± {:<5.3} {:>8.3} {excess:>8} {:>9.2} {:>6}",
+            p.temperature, p.nll, p.nll_stderr, p.entropy, p.tokens_per_forward, p.edits
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grid_is_made_of_policies_and_names_them_apart() {
+        let mut seen = std::collections::BTreeSet::new();
+        for text in GRID.iter().chain([&REFERENCE]) {
+            let policy = parse_policy(text).unwrap();
+            assert!(seen.insert(format!("{} {}", policy.kind(), parameters(&policy))), "{text}");
+        }
+        assert!(seen.contains("edit tau_mask 0.5, tau_edit 0"), "{seen:?}");
+    }
+}
