@@ -20,7 +20,7 @@ pub struct Args {
     /// tokens after the prompt
     #[arg(long, default_value_t = 128)]
     pub length: usize,
-    /// policy as JSON, {"kind": "threshold", "tau": 0.9}, or its name alone [default: the model's]
+    /// policy as JSON, {"kind": "threshold", "tau": 0.9}, its name alone, or quality or speedy [default: the model's]
     #[arg(long)]
     pub policy: Option<String>,
     #[arg(long, default_value_t = 0.0)]
@@ -62,8 +62,13 @@ pub fn open_model(named: &Path) -> Result<(LoadedModel, Tokenizer), CliError> {
     Ok((model, tokenizer))
 }
 
-/// A policy from its name or its JSON.
+/// A policy from its name, its JSON, or the name of a preset: quality, speedy.
 pub fn parse_policy(text: &str) -> Result<PolicySpec, CliError> {
+    match text {
+        "quality" => return Ok(PolicySpec::quality()),
+        "speedy" => return Ok(PolicySpec::speedy()),
+        _ => {}
+    }
     let json =
         if text.trim_start().starts_with('{') { text.to_string() } else { format!("{{\"kind\": {text:?}}}") };
     let spec: PolicySpec =
