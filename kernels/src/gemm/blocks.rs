@@ -13,9 +13,9 @@ use super::{GROUP, Mat, Threads, pack, scratch};
 use crate::par;
 
 /// Terms of a sum that are added in one chain.
-pub const DEPTH: usize = 384;
-/// Columns of b that a task packs: with [`DEPTH`] rows they fill a third of a second-level cache of 1 MB.
-const COLUMNS: usize = 256;
+pub const DEPTH: usize = 512;
+/// Values of b that a task packs at a time: half of a second-level cache of 1 MB.
+const PANELS: usize = 1 << 17;
 
 /// A checked product: c[m, n] (+)= alpha a b, no size zero.
 pub struct Job<'a> {
@@ -59,7 +59,7 @@ fn part(n: usize, most: usize, unit: usize) -> usize {
 }
 
 pub fn direct(job: &Job, shape: Shape) {
-    let nc = part(job.n, COLUMNS, shape.cols.min(16));
+    let nc = part(job.n, PANELS / job.k.min(DEPTH).next_multiple_of(64), shape.cols.min(16));
     let across = job.n.div_ceil(nc);
     let mut mc = job.m;
     if job.threads == Threads::Pool {

@@ -120,6 +120,10 @@ pub fn panel(
 pub fn columns(a: Mat, (i, rows): (usize, usize), (p, k): (usize, usize), height: usize, to: &mut [f32]) {
     for q in 0..k {
         let at = (p + q) * a.col + i * a.row;
+        // rows often lie a page apart, where no hardware looks ahead
+        for line in (0..rows).step_by(16) {
+            super::tile::prefetch(a.data.as_ptr().wrapping_add(at + 16 * a.col + line));
+        }
         for (g, r) in (0..rows).step_by(height).enumerate() {
             let h = height.min(rows - r);
             let to = &mut to[(g * k + q) * height..][..h];

@@ -96,9 +96,9 @@ unsafe fn step<F: Lanes, const M: usize, const V: usize, const ROWS: bool>(
     }
 }
 
-/// Asks for a line of c while the tile is computed: c is often not in a cache, and its stores or loads would stall.
+/// Asks for the cache line of `p`, which need not be readable.
 #[inline(always)]
-fn prefetch(p: *const f32) {
+pub fn prefetch(p: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing and every x86-64 has it.
     unsafe {
@@ -116,9 +116,10 @@ unsafe fn tile<F: Lanes, const M: usize, const V: usize, const ROWS: bool>(t: &T
         for r in 0..M {
             rows[r] = t.a.add(if ROWS { r * t.a_step } else { r });
         }
+        // c is often in no cache, and its loads or stores would stall
         for r in 0..M {
             for at in (0..t.cols).step_by(16) {
-                prefetch(t.c.add(r * t.c_row + at));
+                prefetch(t.c.wrapping_add(r * t.c_row + at));
             }
         }
         let (mut b, mut p) = (t.b, 0);
