@@ -34,6 +34,30 @@ pub fn chunks<T: Send>(data: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) 
     data.chunks_mut(size).enumerate().for_each(|(i, c)| f(i, c));
 }
 
+/// As [`chunks`], on this thread where there are at most [`LIGHT`] values: for a few operations a value, waking another
+/// thread takes longer.
+pub fn light<T: Send>(data: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) + Sync + Send) {
+    if data.len() <= LIGHT {
+        data.chunks_mut(size).enumerate().for_each(|(i, c)| f(i, c));
+    } else {
+        chunks(data, size, f);
+    }
+}
+
+/// See [`light`].
+pub const LIGHT: usize = 1 << 16;
+
+/// Runs `f` on a thread of the pool. From there each parallel step is handed to the others directly; from any other
+/// thread it has to be passed in and waited for, which costs more than a small step takes.
+pub fn inside<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        rayon::scope(|_| f())
+    }
+    #[cfg(target_arch = "wasm32")]
+    f()
+}
+
 /// A pointer that tasks share to write disjoint parts.
 #[derive(Clone, Copy)]
 pub struct Shared(*mut f32, usize);
@@ -52,6 +76,15 @@ impl Shared {
     pub unsafe fn range(&self, at: usize, len: usize) -> &mut [f32] {
         assert!(at + len <= self.1, "range {at}+{len} outside {}", self.1);
         unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+    }
+}
+
+impl Shared {
+    /// Where value `at` stands, for strided writes.
+    pub fn at(&self, at: usize) -> *mut f32 {
+        assert!(at <= self.1, "{at} outside {}", self.1);
+        // SAFETY: inside the slice or at its end.
+        unsafe { self.0.add(at) }
     }
 }
 

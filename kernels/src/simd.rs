@@ -14,9 +14,9 @@ pub const LANES: usize = 16;
 pub enum Level {
     /// what every machine of the architecture has
     Base = 1,
-    /// AVX2
+    /// AVX2 and FMA (which only matrix products use)
     V3 = 2,
-    /// AVX-512 F, VL, BW, DQ
+    /// AVX-512 F, VL, BW, DQ and what V3 has
     V4 = 3,
 }
 
@@ -42,17 +42,25 @@ pub fn limit(most: Level) -> Level {
     level
 }
 
+/// The best level of this machine.
+#[cfg(test)]
+pub fn best() -> Level {
+    detect()
+}
+
 fn detect() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f")
+        if is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
         {
             return Level::V4;
         }
-        if is_x86_feature_detected!("avx2") {
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             return Level::V3;
         }
     }

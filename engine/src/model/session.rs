@@ -214,7 +214,7 @@ impl<B: Backend> Session<B> {
 impl Session<hilda_kernels::Cpu> {
     /// Forward and statistics at once.
     pub fn answer(&mut self, r: &ForwardRequest) -> Result<RowStats, SessionError> {
-        let pending = self.forward(&hilda_kernels::Cpu, r)?;
+        let pending = hilda_kernels::par::inside(|| self.forward(&hilda_kernels::Cpu, r))?;
         Ok(pending.decode(&self.stats[..pending.len()]))
     }
 }

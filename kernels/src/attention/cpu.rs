@@ -1,89 +1,76 @@
-//! CPU attention: small matrix products per query tile, vectorised softmax, one task per (sequence, kv head).
+//! CPU attention on register tiles, transposed: S^T = K Q^T and O^T = V^T P^T.
+//!
+//! Queries are the lanes: keys and values are read where they stand, the softmax needs no sum across a vector, and the
+//! probabilities are already the right operand of the second product. One task is a query tile of one head; keys come in
+//! tiles of 64 with an online softmax, so a task needs 64 x (64 + 2 head_dim) values whatever the length. What a query
+//! yields depends on its own keys alone: a tile that shows it nothing multiplies by one and adds zero.
 
+use super::softmax::{Running, absorb, scale};
 use super::tiles::{QueryTile, TILE, Tiles};
 use crate::backend::AttentionShape;
-use crate::gemm::{Mat, Threads, gemm};
-use crate::{par, simd, simd::exp};
+use crate::gemm::tile::{self, Shape, Side, Tile};
+use crate::gemm::{pack, scratch};
+use crate::par;
+use crate::simd::LANES;
 
-simd! {
-    /// In place: row of scores -> exp(z - max); returns (max, sum). Masked entries are minus infinity.
-    fn softmax_row(row: &mut [f32]) -> (f32, f32) {
-        let m = simd::max(row);
-        if m == f32::NEG_INFINITY {
-            row.fill(0.0);
-            return (m, 0.0);
-        }
-        for z in row.iter_mut() {
-            *z = exp(*z - m);
-        }
-        (m, simd::sum(row))
-    }
-    fn scale_row(row: &mut [f32], c: f32) {
-        for z in row.iter_mut() {
-            *z *= c;
-        }
-    }
-    /// Scores -> probabilities, given the log-sum-exp.
-    fn probability_row(row: &mut [f32], lse: f32) {
-        for z in row.iter_mut() {
-            *z = exp(*z - lse);
-        }
-    }
-    /// ds = p (dp - d) scale, in place of dp.
-    fn score_gradient_row(dp: &mut [f32], p: &[f32], d: f32, scale: f32) {
-        for (x, p) in dp.iter_mut().zip(p) {
-            *x = p * (*x - d) * scale;
-        }
-    }
-    fn dot_row(a: &[f32], b: &[f32]) -> f32 {
-        simd::dot(a, b)
-    }
-}
-
-fn apply_mask(tile: &QueryTile, scores: &mut [f32], rows: usize) {
-    for (col, cols, bits) in &tile.partial {
-        for (r, bits) in bits.iter().take(rows).enumerate() {
-            let row = &mut scores[r * tile.keys + col..][..*cols];
-            for (j, z) in row.iter_mut().enumerate() {
-                if bits >> j & 1 == 0 {
-                    *z = f32::NEG_INFINITY;
-                }
-            }
+/// Minus infinity where the rule forbids: z is [keys, wide], `bits` one u64 of keys a query.
+pub(super) fn forbid(z: &mut [f32], wide: usize, keys: usize, bits: &[u64]) {
+    let all = if keys == 64 { u64::MAX } else { (1 << keys) - 1 };
+    for (r, bits) in bits.iter().enumerate() {
+        let mut dead = !bits & all;
+        while dead != 0 {
+            z[dead.trailing_zeros() as usize * wide + r] = f32::NEG_INFINITY;
+            dead &= dead - 1;
         }
     }
 }
 
-/// scores[rows, keys] = scale q k^T over the tile's runs, masked entries at minus infinity.
-fn scores(
-    tile: &QueryTile,
-    q: Mat,
-    kv: &[f32],
-    k_at: usize,
-    s: &AttentionShape,
-    rows: usize,
-    out: &mut [f32],
-) {
-    let mut col = 0;
+/// Calls `f(first key, keys, bits)` for every live key tile in order.
+pub(super) fn key_tiles<'a>(tile: &'a QueryTile, mut f: impl FnMut(usize, usize, Option<&'a [u64]>)) {
+    let (mut col, mut partial) = (0, tile.partial.iter().peekable());
     for run in &tile.runs {
-        let k = Mat::rows(&kv[k_at + run.start * s.kv_stride..], s.kv_stride).t();
-        gemm(Threads::One, rows, run.len, s.head_dim, s.scale, q, k, &mut out[col..], tile.keys, false);
-        col += run.len;
+        for at in (0..run.len).step_by(TILE) {
+            let keys = TILE.min(run.len - at);
+            let bits = partial.next_if(|(c, ..)| *c == col).map(|(_, _, bits)| &bits[..]);
+            f(run.start + at, keys, bits);
+            col += keys;
+        }
     }
-    apply_mask(tile, out, rows);
 }
 
-fn check(tiles: &Tiles, s: &AttentionShape) {
+/// Rows [rows, cols] of `from` to columns [cols, wide], missing lanes zero.
+pub(super) fn to_lanes(
+    shape: Shape,
+    from: &[f32],
+    stride: usize,
+    (rows, cols): (usize, usize),
+    to: &mut [f32],
+    wide: usize,
+) {
+    assert!((rows - 1) * stride + cols <= from.len() && cols * wide <= to.len(), "to_lanes: short");
+    // SAFETY: checked above; rows <= wide.
+    unsafe { pack::transpose(shape.level, from.as_ptr(), stride, rows, cols, to.as_mut_ptr(), wide) };
+    for row in to.chunks_exact_mut(wide).take(cols) {
+        row[rows..].fill(0.0);
+    }
+}
+
+pub(super) fn check(tiles: &Tiles, s: &AttentionShape, q: usize, kv: usize) {
     let (mask, want) = ([tiles.q_len, tiles.k_len], [s.q_len, s.k_len]);
     assert_eq!(mask, want, "attention: the mask is of another shape [q_len, k_len]");
     assert!(s.heads % s.kv_heads == 0, "attention: {} heads over {} kv heads", s.heads, s.kv_heads);
+    let end = |rows: usize, stride: usize, col: usize| if rows == 0 { 0 } else { (rows - 1) * stride + col };
+    let need_q = end(s.batch * s.q_len, s.q_stride, s.q_col + s.heads * s.head_dim);
+    let need_kv = end(s.batch * s.k_len, s.kv_stride, s.k_col.max(s.v_col) + s.kv_heads * s.head_dim);
+    assert!(q >= need_q && kv >= need_kv, "attention: {q} and {kv} values, needs {need_q} and {need_kv}");
 }
 
 /// out [batch * q_len, heads * head_dim]; lse [batch * q_len, heads]. A query that may see nothing yields zeros.
 pub fn attention(q: &[f32], kv: &[f32], tiles: &Tiles, out: &mut [f32], lse: &mut [f32], s: AttentionShape) {
-    if s.batch == 0 {
+    if s.batch * s.q_len == 0 {
         return;
     }
-    check(tiles, &s);
+    check(tiles, &s, q.len(), kv.len());
     let width = s.heads * s.head_dim;
     assert!(
         out.len() >= s.batch * s.q_len * width && lse.len() >= s.batch * s.q_len * s.heads,
@@ -91,119 +78,92 @@ pub fn attention(q: &[f32], kv: &[f32], tiles: &Tiles, out: &mut [f32], lse: &mu
     );
     let (out, lse) = (par::Shared::new(out), par::Shared::new(lse));
     let n_tiles = s.q_len.div_ceil(TILE);
-    par::each(s.batch * s.heads * n_tiles, |task| {
+    let tasks = s.batch * s.heads * n_tiles;
+    let one = |task: usize| {
         let (b, h, t) = (task / (s.heads * n_tiles), task / n_tiles % s.heads, task % n_tiles);
-        let kh = h / (s.heads / s.kv_heads);
-        let tile = &tiles.of(b)[t];
-        let (q0, rows) = (b * s.q_len + t * TILE, TILE.min(s.q_len - t * TILE));
-        let qm = Mat::rows(&q[q0 * s.q_stride + s.q_col + h * s.head_dim..], s.q_stride);
-        let (k_at, v_at) = (
-            b * s.k_len * s.kv_stride + s.k_col + kh * s.head_dim,
-            b * s.k_len * s.kv_stride + s.v_col + kh * s.head_dim,
-        );
-        let mut p = vec![0f32; rows * tile.keys];
-        scores(tile, qm, kv, k_at, &s, rows, &mut p);
-        for r in 0..rows {
-            let row = &mut p[r * tile.keys..][..tile.keys];
-            let (m, sum) = softmax_row(row);
-            // SAFETY: (row, head) belongs to this task alone.
-            let l = unsafe { lse.range((q0 + r) * s.heads + h, 1) };
-            l[0] = if sum > 0.0 { m + sum.ln() } else { f32::NEG_INFINITY };
-            if sum > 0.0 {
-                scale_row(row, 1.0 / sum);
-            }
-        }
-        let mut o = vec![0f32; rows * s.head_dim];
-        let mut col = 0;
-        for run in &tile.runs {
-            let v = Mat::rows(&kv[v_at + run.start * s.kv_stride..], s.kv_stride);
-            let pm = Mat::rows(&p[col..], tile.keys);
-            gemm(Threads::One, rows, s.head_dim, run.len, 1.0, pm, v, &mut o, s.head_dim, col > 0);
-            col += run.len;
-        }
-        for r in 0..rows {
-            // SAFETY: as above.
-            let dst = unsafe { out.range((q0 + r) * width + h * s.head_dim, s.head_dim) };
-            dst.copy_from_slice(&o[r * s.head_dim..][..s.head_dim]);
-        }
-    });
+        query_tile(q, kv, &tiles.of(b)[t], (b, h, t), &out, &lse, &s);
+    };
+    if tiles.pairs(s.batch) as usize * width < 1 << 16 {
+        (0..tasks).for_each(one)
+    } else {
+        par::each(tasks, one)
+    }
 }
 
-/// Gradients of a fused projection: `qkv` holds queries, keys and values (equal strides and lengths), `d_qkv` is
-/// overwritten with their gradients. `out` and `lse` come from the forward pass.
-pub fn attention_backward(
-    d_out: &[f32],
-    qkv: &[f32],
-    out: &[f32],
-    lse: &[f32],
-    tiles: &Tiles,
-    d_qkv: &mut [f32],
-    s: AttentionShape,
+fn query_tile(
+    q: &[f32],
+    kv: &[f32],
+    tile: &QueryTile,
+    (b, h, t): (usize, usize, usize),
+    out: &par::Shared,
+    lse: &par::Shared,
+    s: &AttentionShape,
 ) {
-    assert!(s.q_len == s.k_len && s.q_stride == s.kv_stride, "attention_backward: fused projections only");
-    if s.batch == 0 {
-        return;
-    }
-    check(tiles, &s);
-    let (width, group) = (s.heads * s.head_dim, s.heads / s.kv_heads);
-    let hd = s.head_dim;
-    assert!(d_qkv.len() >= s.batch * s.q_len * s.q_stride, "attention_backward: short d_qkv");
-    let grad = par::Shared::new(d_qkv);
-    par::each(s.batch * s.kv_heads, |task| {
-        let (b, kh) = (task / s.kv_heads, task % s.kv_heads);
-        let base = b * s.k_len * s.kv_stride;
-        let (k_at, v_at) = (base + s.k_col + kh * hd, base + s.v_col + kh * hd);
-        let (mut dk, mut dv) = (vec![0f32; s.k_len * hd], vec![0f32; s.k_len * hd]);
-        let live = tiles.of(b).iter().map(|t| t.keys).max().unwrap_or(0);
-        let (mut p, mut dp) = (vec![0f32; TILE * live], vec![0f32; TILE * live]);
-        let mut dq = vec![0f32; TILE * hd];
-        for h in kh * group..(kh + 1) * group {
-            for (t, tile) in tiles.of(b).iter().enumerate() {
-                let (q0, rows) = (b * s.q_len + t * TILE, TILE.min(s.q_len - t * TILE));
-                let qm = Mat::rows(&qkv[q0 * s.q_stride + s.q_col + h * hd..], s.q_stride);
-                let dom = Mat::rows(&d_out[q0 * width + h * hd..], width);
-                let n = tile.keys;
-                scores(tile, qm, qkv, k_at, &s, rows, &mut p[..rows * n]);
-                let mut col = 0;
-                for run in &tile.runs {
-                    let v = Mat::rows(&qkv[v_at + run.start * s.kv_stride..], s.kv_stride).t();
-                    gemm(Threads::One, rows, run.len, hd, 1.0, dom, v, &mut dp[col..rows * n], n, false);
-                    col += run.len;
-                }
-                for r in 0..rows {
-                    let at = (q0 + r) * width + h * hd;
-                    let d = dot_row(&d_out[at..at + hd], &out[at..at + hd]);
-                    let row = &mut p[r * n..][..n];
-                    probability_row(row, lse[(q0 + r) * s.heads + h].max(-1e30));
-                    score_gradient_row(&mut dp[r * n..][..n], row, d, s.scale);
-                }
-                let mut col = 0;
-                for run in &tile.runs {
-                    let pm = Mat::rows(&p[col..rows * n], n);
-                    let dm = Mat::rows(&dp[col..rows * n], n);
-                    let km = Mat::rows(&qkv[k_at + run.start * s.kv_stride..], s.kv_stride);
-                    let at = run.start * hd;
-                    gemm(Threads::One, run.len, hd, rows, 1.0, pm.t(), dom, &mut dv[at..], hd, true);
-                    gemm(Threads::One, run.len, hd, rows, 1.0, dm.t(), qm, &mut dk[at..], hd, true);
-                    gemm(Threads::One, rows, hd, run.len, 1.0, dm, km, &mut dq, hd, col > 0);
-                    col += run.len;
-                }
-                if tile.runs.is_empty() {
-                    dq.fill(0.0);
-                }
-                for r in 0..rows {
-                    // SAFETY: heads of this kv head belong to this task alone.
-                    let dst = unsafe { grad.range((q0 + r) * s.q_stride + s.q_col + h * hd, hd) };
-                    dst.copy_from_slice(&dq[r * hd..][..hd]);
-                }
+    let (shape, hd, width) = (tile::shape(), s.head_dim, s.heads * s.head_dim);
+    let kh = h / (s.heads / s.kv_heads);
+    let (q0, rows) = (b * s.q_len + t * TILE, TILE.min(s.q_len - t * TILE));
+    let wide = rows.next_multiple_of(LANES);
+    let base = b * s.k_len * s.kv_stride + kh * hd;
+    let mut run = Running::new();
+    scratch::with((TILE + 2 * hd) * wide, |memory| {
+        let (qt, memory) = memory.split_at_mut(hd * wide);
+        let (ot, z) = memory.split_at_mut(hd * wide);
+        to_lanes(shape, &q[q0 * s.q_stride + s.q_col + h * hd..], s.q_stride, (rows, hd), qt, wide);
+        qt.iter_mut().for_each(|x| *x *= s.scale);
+        let mut first = true;
+        key_tiles(tile, |start, keys, bits| {
+            let z = &mut z[..keys * wide];
+            let at = base + start * s.kv_stride;
+            let scores = Tile {
+                rows: keys,
+                cols: wide,
+                k: hd,
+                a: kv[at + s.k_col..].as_ptr(),
+                a_step: s.kv_stride,
+                b: qt.as_ptr(),
+                b_row: wide,
+                c: z.as_mut_ptr(),
+                c_row: wide,
+                add: false,
+            };
+            // SAFETY: keys and values were checked; everything else is scratch of whole vectors.
+            unsafe { tile::wide(shape, &scores, Side::Rows) };
+            if let Some(bits) = bits {
+                forbid(z, wide, keys, &bits[..rows]);
             }
-        }
-        for j in 0..s.k_len {
+            absorb(z, wide, &mut run);
+            if !first && !run.steady(wide) {
+                scale(ot, wide, &run.shrink);
+            }
+            let values = Tile {
+                rows: hd,
+                k: keys,
+                a: kv[at + s.v_col..].as_ptr(),
+                b: z.as_ptr(),
+                c: ot.as_mut_ptr(),
+                add: !first,
+                ..scores
+            };
             // SAFETY: as above.
-            unsafe {
-                grad.range(k_at + j * s.kv_stride, hd).copy_from_slice(&dk[j * hd..][..hd]);
-                grad.range(v_at + j * s.kv_stride, hd).copy_from_slice(&dv[j * hd..][..hd]);
-            }
+            unsafe { tile::wide(shape, &values, Side::Columns) };
+            first = false;
+        });
+        if first {
+            ot.fill(0.0);
+        }
+        let mut inverse = [0f32; TILE];
+        for r in 0..rows {
+            let some = run.sum[r] > 0.0;
+            inverse[r] = if some { 1.0 / run.sum[r] } else { 0.0 };
+            // SAFETY: (row, head) belongs to this task alone.
+            let l = unsafe { lse.range((q0 + r) * s.heads + h, 1) };
+            l[0] = if some { run.top[r] + run.sum[r].ln() } else { f32::NEG_INFINITY };
+        }
+        scale(ot, wide, &inverse);
+        // SAFETY: the rows' columns of this head belong to this task alone and lie in out (checked by the caller).
+        unsafe {
+            let to = out.at(q0 * width + h * hd);
+            pack::transpose(shape.level, ot.as_ptr(), wide, hd, rows, to, width);
         }
     });
 }

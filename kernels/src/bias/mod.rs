@@ -11,7 +11,7 @@ pub fn add(y: &mut [f32], b: &[f32]) {
         return;
     }
     assert_eq!(y.len() % b.len(), 0, "bias: {} values are no rows of {}", y.len(), b.len());
-    par::chunks(y, ROWS * b.len(), |_, y| {
+    par::light(y, ROWS * b.len(), |_, y| {
         for y in y.chunks_exact_mut(b.len()) {
             for (y, b) in y.iter_mut().zip(b) {
                 *y += b;

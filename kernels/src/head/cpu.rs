@@ -3,7 +3,7 @@
 use super::race::race;
 use super::{MAX_TOP_K, STATS, field};
 use crate::backend::HeadJob;
-use crate::gemm::{Mat, Threads, gemm};
+use crate::gemm::{Mat, Threads, gemm, scratch};
 use crate::rng::{Rng, Stream};
 use crate::{par, simd, simd::exp};
 
@@ -36,6 +36,32 @@ simd! {
     }
     fn row_max(z: &[f32]) -> f32 {
         simd::max(z)
+    }
+    /// The largest values and their ids in order, ties to the lower id. Most vectors hold none of them: one comparison.
+    fn leaders(z: &[f32], best: &mut [(f32, u32)]) {
+        const WIDE: usize = 4 * simd::LANES;
+        let last = best.len() - 1;
+        for (block, z) in z.chunks(WIDE).enumerate() {
+            if z.len() == WIDE {
+                let mut any = false;
+                for x in z {
+                    any |= *x > best[last].0;
+                }
+                if !any {
+                    continue;
+                }
+            }
+            for (v, &x) in z.iter().enumerate() {
+                if x > best[last].0 {
+                    let mut i = last;
+                    while i > 0 && x > best[i - 1].0 {
+                        best[i] = best[i - 1];
+                        i -= 1;
+                    }
+                    best[i] = (x, (block * WIDE + v) as u32);
+                }
+            }
+        }
     }
     /// sum of e^((z - m) * inv)
     fn tempered(z: &[f32], m: f32, inv: f32) -> f32 {
@@ -77,41 +103,32 @@ pub fn statistics(hidden: &[f32], table: &[f32], keys: &[u32], out: &mut [f32], 
         "head: short buffers"
     );
     let tile = (TILE_VALUES / vocab).clamp(1, rows.max(1));
-    let mut logits = vec![0f32; tile * vocab];
-    for r0 in (0..rows).step_by(tile) {
-        let n = tile.min(rows - r0);
-        let z = &mut logits[..n * vocab];
-        let (h, t) = (Mat::rows(&hidden[r0 * width..], width), Mat::rows(table, width).t());
-        gemm(Threads::Pool, n, vocab, width, 1.0, h, t, z, vocab, false);
-        let out = par::Shared::new(&mut out[r0 * stride..][..n * stride]);
-        par::chunks(z, vocab, |i, z| {
-            for id in &job.forbid {
-                z[*id as usize] = f32::NEG_INFINITY;
-            }
-            // SAFETY: one task per row.
-            let row = unsafe { out.range(i * stride, stride) };
-            row_statistics(z, &keys[4 * (r0 + i)..][..4], row, job, k);
-        });
-    }
+    scratch::with(tile * vocab, |logits| {
+        for r0 in (0..rows).step_by(tile) {
+            let n = tile.min(rows - r0);
+            let z = &mut logits[..n * vocab];
+            let (h, t) = (Mat::rows(&hidden[r0 * width..], width), Mat::rows(table, width).t());
+            gemm(Threads::Pool, n, vocab, width, 1.0, h, t, z, vocab, false);
+            let out = par::Shared::new(&mut out[r0 * stride..][..n * stride]);
+            par::chunks(z, vocab, |i, z| {
+                for id in &job.forbid {
+                    z[*id as usize] = f32::NEG_INFINITY;
+                }
+                // SAFETY: one task per row.
+                let row = unsafe { out.range(i * stride, stride) };
+                row_statistics(z, &keys[4 * (r0 + i)..][..4], row, job, k);
+            });
+        }
+    });
 }
 
 fn row_statistics(z: &[f32], key: &[u32], row: &mut [f32], job: &HeadJob, k: usize) {
     row.fill(0.0);
-    let m = maximum(z);
-    let (lse, entropy) = lse_entropy(z, m);
     // the k (at least 2) best, ties to the lower id
-    let keep = k.max(2);
-    let mut best: [(f32, u32); MAX_TOP_K + 1] = [(f32::NEG_INFINITY, u32::MAX); MAX_TOP_K + 1];
-    for (v, &x) in z.iter().enumerate() {
-        if x > best[keep - 1].0 {
-            let mut i = keep - 1;
-            while i > 0 && x > best[i - 1].0 {
-                best[i] = best[i - 1];
-                i -= 1;
-            }
-            best[i] = (x, v as u32);
-        }
-    }
+    let mut best = [(f32::NEG_INFINITY, u32::MAX); MAX_TOP_K + 1];
+    leaders(z, &mut best[..k.max(2)]);
+    let m = best[0].0;
+    let (lse, entropy) = lse_entropy(z, m);
     // every id forbidden or no number at all: id 0, whose logit says so
     let argmax = if best[0].1 == u32::MAX { 0 } else { best[0].1 };
     row[field::LSE] = lse;

@@ -5,7 +5,7 @@
 //! Logits exist for one tile of rows at a time; forward and backward of a tile share them.
 
 use super::cpu::{TILE_VALUES, lse_entropy, maximum};
-use crate::gemm::{Mat, Threads, gemm};
+use crate::gemm::{Mat, Threads, gemm, scratch};
 use crate::{par, simd, simd::exp};
 
 /// One row's request and answer.
@@ -47,38 +47,39 @@ pub fn loss(
         "head loss: short buffers"
     );
     let tile = (TILE_VALUES / vocab).clamp(1, n_rows.max(1));
-    let mut logits = vec![0f32; tile * vocab];
-    for r0 in (0..n_rows).step_by(tile) {
-        let n = tile.min(n_rows - r0);
-        let z = &mut logits[..n * vocab];
-        let h = Mat::rows(&hidden[r0 * width..(r0 + n) * width], width);
-        gemm(Threads::Pool, n, vocab, width, 1.0, h, Mat::rows(table, width).t(), z, vocab, false);
-        let with_gradient = backward.is_some();
-        let (lp, en) = (par::Shared::new(&mut log_p[r0..]), par::Shared::new(&mut entropy[r0..]));
-        par::chunks(z, vocab, |i, z| {
-            let row = &rows[r0 + i];
-            for id in forbid {
-                z[*id as usize] = f32::NEG_INFINITY;
-            }
-            let (lse, ent) = lse_entropy(z, maximum(z));
-            // SAFETY: one task per row.
-            unsafe {
-                lp.range(i, 1)[0] = z[row.target as usize] - lse;
-                en.range(i, 1)[0] = ent;
-            }
-            if with_gradient {
-                gradient_row(z, lse, ent, row.d_log_p, row.d_entropy);
-                z[row.target as usize] += row.d_log_p;
+    scratch::with(tile * vocab, |logits| {
+        for r0 in (0..n_rows).step_by(tile) {
+            let n = tile.min(n_rows - r0);
+            let z = &mut logits[..n * vocab];
+            let h = Mat::rows(&hidden[r0 * width..(r0 + n) * width], width);
+            gemm(Threads::Pool, n, vocab, width, 1.0, h, Mat::rows(table, width).t(), z, vocab, false);
+            let with_gradient = backward.is_some();
+            let (lp, en) = (par::Shared::new(&mut log_p[r0..]), par::Shared::new(&mut entropy[r0..]));
+            par::chunks(z, vocab, |i, z| {
+                let row = &rows[r0 + i];
                 for id in forbid {
-                    z[*id as usize] = 0.0;
+                    z[*id as usize] = f32::NEG_INFINITY;
                 }
+                let (lse, ent) = lse_entropy(z, maximum(z));
+                // SAFETY: one task per row.
+                unsafe {
+                    lp.range(i, 1)[0] = z[row.target as usize] - lse;
+                    en.range(i, 1)[0] = ent;
+                }
+                if with_gradient {
+                    gradient_row(z, lse, ent, row.d_log_p, row.d_entropy);
+                    z[row.target as usize] += row.d_log_p;
+                    for id in forbid {
+                        z[*id as usize] = 0.0;
+                    }
+                }
+            });
+            if let Some((d_hidden, d_table)) = &mut backward {
+                let dz = Mat::rows(z, vocab);
+                let dh = &mut d_hidden[r0 * width..(r0 + n) * width];
+                gemm(Threads::Pool, n, width, vocab, 1.0, dz, Mat::rows(table, width), dh, width, false);
+                gemm(Threads::Pool, vocab, width, n, 1.0, dz.t(), h, d_table, width, true);
             }
-        });
-        if let Some((d_hidden, d_table)) = &mut backward {
-            let dz = Mat::rows(z, vocab);
-            let dh = &mut d_hidden[r0 * width..(r0 + n) * width];
-            gemm(Threads::Pool, n, width, vocab, 1.0, dz, Mat::rows(table, width), dh, width, false);
-            gemm(Threads::Pool, vocab, width, n, 1.0, dz.t(), h, d_table, width, true);
         }
-    }
+    });
 }

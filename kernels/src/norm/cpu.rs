@@ -110,7 +110,7 @@ pub fn norm(x: &[f32], w: &[f32], b: &[f32], y: &mut [f32], s: NormShape, accumu
         return;
     }
     check("norm", &s, x.len(), y.len());
-    par::chunks(&mut y[..s.rows * s.y_stride], s.y_stride * ROWS, |i, y| {
+    par::light(&mut y[..s.rows * s.y_stride], s.y_stride * ROWS, |i, y| {
         let rows = y.len() / s.y_stride;
         forward(&x[i * ROWS * s.x_stride..][..rows * s.x_stride], w, b, y, &s, accumulate)
     });
