@@ -347,10 +347,11 @@ fn corruption(config: &RunConfig, trunk: &Trunk, phase: &Phase, step: u64) -> (C
         eos_id: trunk.config.eos_id,
         vocab: trunk.config.vocab,
         t: phase.t,
+        schedule: phase.schedule,
         weighting: phase.weighting,
         shift: phase.shift,
         edit: phase.edit,
-        per_block: phase.objective == Objective::Block,
+        scope: phase.scope(),
     };
     (process, (block > 0).then_some(block))
 }

@@ -10,6 +10,7 @@ pub mod data;
 pub mod doctor;
 pub mod eval;
 pub mod export;
+mod likelihood;
 pub mod models;
 pub mod parity;
 pub mod progress;
