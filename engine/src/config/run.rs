@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{EmaPolicy, LoraSpec, ModelSpec, Objective, Phase};
+use super::{Claims, EmaPolicy, LoraSpec, ModelSpec, Objective, Phase};
 use crate::diffusion::schedule::Scope;
 
 /// A recipe that cannot run, with the field at fault.
@@ -210,6 +210,9 @@ pub struct RunConfig {
     pub checkpoint: CheckpointSpec,
     #[serde(default)]
     pub sample: SampleSpec,
+    /// what `hilda audit` holds the recipe to
+    #[serde(default, skip_serializing_if = "Claims::is_empty")]
+    pub claims: Claims,
     #[serde(rename = "phase")]
     pub phases: Vec<Phase>,
 }

@@ -1,4 +1,5 @@
-//! Measuring models: against others, and against texts whose right tokens are known.
+//! Measuring models: against others, against texts whose right tokens are known, and against what they claim.
 
+pub mod audit;
 pub mod parity;
 pub mod repair;
