@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::diffusion::schedule::{Schedule, Scope};
+
 /// What is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -152,6 +154,12 @@ pub struct Phase {
     /// smallest and largest mask rate drawn
     #[serde(default = "full_range")]
     pub t: [f64; 2],
+    /// shape of the mask rate between them
+    #[serde(default, skip_serializing_if = "Schedule::is_linear")]
+    pub schedule: Schedule,
+    /// who shares a rate: sample, document or block [default: block for `block`, else sample]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_per: Option<Scope>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edit: Option<EditSpec>,
     /// `mdlm` only: steps in which attention opens from causal to full, every future edge with a probability that grows
@@ -177,6 +185,11 @@ impl Phase {
             (Objective::Mdlm, views) => 1 + usize::from(views),
             (Objective::Block, views) => 2 + usize::from(views),
         }
+    }
+    /// Who shares a mask rate.
+    pub fn scope(&self) -> Scope {
+        let own = if self.objective == Objective::Block { Scope::Block } else { Scope::Sample };
+        self.rate_per.unwrap_or(own)
     }
     /// Share of future edges that are open in step `s` (from 0).
     pub fn openness(&self, s: u64) -> f64 {

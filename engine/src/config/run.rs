@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{EmaPolicy, LoraSpec, ModelSpec, Objective, Phase};
+use super::{Claims, EmaPolicy, LoraSpec, ModelSpec, Objective, Phase};
+use crate::diffusion::schedule::Scope;
 
 /// A recipe that cannot run, with the field at fault.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -209,6 +210,9 @@ pub struct RunConfig {
     pub checkpoint: CheckpointSpec,
     #[serde(default)]
     pub sample: SampleSpec,
+    /// what `hilda audit` holds the recipe to
+    #[serde(default, skip_serializing_if = "Claims::is_empty")]
+    pub claims: Claims,
     #[serde(rename = "phase")]
     pub phases: Vec<Phase>,
 }
@@ -338,6 +342,12 @@ impl RunConfig {
                 }
                 (_, Some(_)) => return bad("block_size", "only the block objective has blocks".into()),
                 _ => {}
+            }
+            if p.objective == Objective::Ar && (!p.schedule.is_linear() || p.rate_per.is_some()) {
+                return bad("schedule", "an autoregressive phase masks nothing".into());
+            }
+            if p.objective != Objective::Block && p.rate_per == Some(Scope::Block) {
+                return bad("rate_per", "only the block objective has blocks".into());
             }
             if p.anneal > 0 && p.objective != Objective::Mdlm {
                 return bad("anneal", "only mdlm opens its attention; blocks grow instead".into());
@@ -473,6 +483,8 @@ edit = { rate = 0.2 }
             ("[data]", "[model]\ncontext = 100000\n[data]", "model.context"),
             ("rate = 0.2", "rate = 2.0", "phase[1].edit"),
             ("shift = true", "shift = true\nanneal = 5", "phase[1].anneal"),
+            ("objective = \"ar\"", "objective = \"ar\"\nschedule = \"cosine\"", "phase[0].schedule"),
+            ("shift = true", "shift = true\nschedule = \"sine\"", "sine"),
             ("shift = true", "shift = true\ncomplementary = true", "phase[1].complementary"),
             ("train = \"a.txt\"", "train = \"a.txt\"\npacking = { documents = false }", "restart_positions"),
         ];

@@ -149,7 +149,7 @@ pub fn whole(
 }
 
 /// Block diffusion: the noisy views of a row, then the clean row.
-fn blocks(
+pub(crate) fn blocks(
     rows: &[Row],
     views: &[&[RowPlan]],
     packing: &PackingSpec,

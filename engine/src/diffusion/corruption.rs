@@ -1,7 +1,8 @@
 //! Corruption of a global batch: which tokens are masked or replaced, and what each pick weighs.
 //!
-//! Absorbing mask with the linear schedule: a token of a group (a row, or a block) is masked with probability t,
-//! weight 1/t, t in [low, high] (`methods/mdlm.md` 2.1: the convention whose constant-denoiser value is unbiased).
+//! Absorbing mask: a token of a group (a row, a document or a block, [`Scope`]) is masked with probability p(u), weight
+//! p'(u) / p(u), u in [low, high] ([`Schedule`]; linear: rate t, weight 1/t, `methods/mdlm.md` 2.1, the convention whose
+//! constant-denoiser value is unbiased).
 //! Rates are stratified over all groups of the global batch: u_g = (pi(g) + U_g) / G with pi a seeded permutation,
 //! because strata in row order would tie the rate to the position (`methods/block_diffusion.md` 2.3).
 //!
@@ -11,9 +12,12 @@
 //!
 //! A token without a row (with the logit shift: the first of a row or document) is neither corrupted nor counted.
 
+use std::ops::Range;
+
 use hilda_kernels::Place;
 use hilda_kernels::rng::{Rng, Stream};
 
+use super::schedule::{Schedule, Scope};
 use crate::config::{EditSpec, Weighting};
 
 /// Why a token is supervised.
@@ -56,13 +60,24 @@ pub struct Corruption {
     pub forbid: Vec<u32>,
     pub eos_id: u32,
     pub vocab: usize,
-    /// mask rates
+    /// smallest and largest u of the schedule; for the linear one the mask rates
     pub t: [f64; 2],
+    pub schedule: Schedule,
     pub weighting: Weighting,
     pub shift: bool,
     pub edit: Option<EditSpec>,
-    /// one rate per block (else per row)
-    pub per_block: bool,
+    /// who shares a rate
+    pub scope: Scope,
+}
+
+/// The groups of a global batch and the stratum of each.
+pub struct Groups {
+    /// columns of each group of each row
+    pub spans: Vec<Vec<Range<usize>>>,
+    /// index of each row's first group
+    first: Vec<u32>,
+    strata: Vec<u32>,
+    time_step: u32,
 }
 
 /// Can the token at `column` be predicted at all?
@@ -85,34 +100,58 @@ impl Corruption {
         places: &[Vec<Place>],
         ring: Option<(usize, usize)>,
     ) -> Vec<RowPlan> {
-        let time_step = if ring.is_some() { 0 } else { step };
-        // groups: consecutive columns of equal block, or whole rows
-        let starts: Vec<Vec<usize>> = places.iter().map(|p| self.group_starts(p)).collect();
-        let groups: usize = starts.iter().map(Vec::len).sum();
-        let strata = Rng::new(self.seed, Stream::Time, 1).permutation(time_step, groups);
+        let groups = self.groups(if ring.is_some() { 0 } else { step }, places);
+        (0..tokens.len()).map(|r| self.draw_row(step, r, tokens[r], &places[r], &groups, ring)).collect()
+    }
+
+    /// The groups of a batch and their strata, drawn in step `time_step`.
+    pub fn groups(&self, time_step: u32, places: &[Vec<Place>]) -> Groups {
+        let spans: Vec<Vec<Range<usize>>> = places.iter().map(|p| self.scope.spans(p)).collect();
+        let mut count = 0;
+        let first = spans
+            .iter()
+            .map(|s| {
+                count += s.len() as u32;
+                count - s.len() as u32
+            })
+            .collect();
+        let strata = Rng::new(self.seed, Stream::Time, 1).permutation(time_step, count as usize);
+        Groups { spans, first, strata, time_step }
+    }
+
+    /// u of group `g` of row `r`: stratified over the batch, and over the draws of a ring.
+    pub fn uniform(&self, groups: &Groups, r: usize, g: usize, ring: Option<(usize, usize)>) -> f64 {
+        let at = groups.first[r] + g as u32;
         let time = Rng::new(self.seed, Stream::Time, 0);
+        let u = (groups.strata[at as usize] as f64 + time.uniform(groups.time_step, at, 0))
+            / groups.strata.len() as f64;
+        ring.map_or(u, |(j, k)| (u + j as f64 / k as f64).fract())
+    }
+
+    /// One row of [`Corruption::draw_strata`].
+    pub fn draw_row(
+        &self,
+        step: u32,
+        r: usize,
+        x: &[u32],
+        places: &[Place],
+        groups: &Groups,
+        ring: Option<(usize, usize)>,
+    ) -> RowPlan {
         let choice = Rng::new(self.seed, Stream::Choice, 1);
-        let mut group = 0u32;
-        let mut out = Vec::with_capacity(tokens.len());
-        for (r, (x, p)) in tokens.iter().zip(places).enumerate() {
-            let mut plan = RowPlan { noisy: x.to_vec(), picks: vec![], counted: 0 };
-            for (i, start) in starts[r].iter().enumerate() {
-                let end = starts[r].get(i + 1).copied().unwrap_or(x.len());
-                let u = (strata[group as usize] as f64 + time.uniform(time_step, group, 0)) / groups as f64;
-                let u = ring.map_or(u, |(j, k)| (u + j as f64 / k as f64).fract());
-                let t = self.t[0] + (self.t[1] - self.t[0]) * u;
-                let replace = self.edit.filter(|e| choice.uniform(step, group, 0) < e.mix);
-                let rate = replace.map(|e| e.rate * choice.uniform(step, group, 1));
-                self.corrupt(step, r, x, p, *start..end, t, rate, &mut plan);
-                group += 1;
-            }
-            out.push(plan);
+        let mut plan = RowPlan { noisy: x.to_vec(), picks: vec![], counted: 0 };
+        for (g, span) in groups.spans[r].iter().enumerate() {
+            let u = self.t[0] + (self.t[1] - self.t[0]) * self.uniform(groups, r, g, ring);
+            let group = groups.first[r] + g as u32;
+            let replace = self.edit.filter(|e| choice.uniform(step, group, 0) < e.mix);
+            let rate = replace.map(|e| e.rate * choice.uniform(step, group, 1));
+            self.corrupt(step, r, x, places, span.clone(), u, rate, &mut plan);
         }
-        out
+        plan
     }
 
     /// The inverse of plans drawn in step `step`: what was visible is masked, what was masked is visible, with the weight
-    /// of the rate 1 - t. Rates below the smallest that is drawn count as that one, so that a weight is never larger
+    /// of the rate 1 - p. Rates below the smallest that is drawn count as that one, so that a weight is never larger
     /// than those of the plans themselves.
     pub fn complement(
         &self,
@@ -121,49 +160,38 @@ impl Corruption {
         places: &[Vec<Place>],
         plans: &[RowPlan],
     ) -> Vec<RowPlan> {
-        let rates = self.rates(step, places);
+        let groups = self.groups(step, places);
         let mut out = Vec::with_capacity(plans.len());
-        for (((x, p), plan), rates) in tokens.iter().zip(places).zip(plans).zip(&rates) {
+        for (r, plan) in plans.iter().enumerate() {
+            let (x, at) = (tokens[r], &places[r]);
             let mut hidden = vec![false; x.len()];
             plan.picks.iter().for_each(|pick| hidden[pick.column as usize] = true);
             let mut inverse = RowPlan { noisy: x.to_vec(), picks: vec![], counted: plan.counted };
-            for column in (0..x.len()).filter(|c| !hidden[*c] && has_row(p, *c, self.shift)) {
-                let rate = (1.0 - rates[column]).max(self.t[0]);
+            for (g, span) in groups.spans[r].iter().enumerate() {
+                let u = self.t[0] + (self.t[1] - self.t[0]) * self.uniform(&groups, r, g, None);
+                let p = self.schedule.rate(u);
+                let rate = (1.0 - p).max(self.schedule.rate(self.t[0]));
                 let weight = match self.weighting {
-                    Weighting::InvT => (1.0 / rate) as f32,
+                    // p'(u) / (1 - p): the masked rate 1 - p has the density of p
+                    Weighting::InvT => (self.schedule.weight(u) * p / rate) as f32,
                     Weighting::Uniform => 1.0,
                 };
-                inverse.noisy[column] = self.mask_id;
-                inverse.picks.push(Pick { column: column as u32, kind: Kind::Masked, weight });
+                for column in span.clone().filter(|c| !hidden[*c] && has_row(at, *c, self.shift)) {
+                    inverse.noisy[column] = self.mask_id;
+                    inverse.picks.push(Pick { column: column as u32, kind: Kind::Masked, weight });
+                }
             }
             out.push(inverse);
         }
         out
     }
 
-    /// Mask rate of every column of every row in step `step`.
-    fn rates(&self, step: u32, places: &[Vec<Place>]) -> Vec<Vec<f64>> {
-        let starts: Vec<Vec<usize>> = places.iter().map(|p| self.group_starts(p)).collect();
-        let groups: usize = starts.iter().map(Vec::len).sum();
-        let strata = Rng::new(self.seed, Stream::Time, 1).permutation(step, groups);
-        let time = Rng::new(self.seed, Stream::Time, 0);
-        let mut group = 0u32;
-        let mut row = |(starts, len): (&Vec<usize>, usize)| {
-            let mut rates = vec![0.0; len];
-            for (i, start) in starts.iter().enumerate() {
-                let end = starts.get(i + 1).copied().unwrap_or(len);
-                let u = (strata[group as usize] as f64 + time.uniform(step, group, 0)) / groups as f64;
-                rates[*start..end].fill(self.t[0] + (self.t[1] - self.t[0]) * u);
-                group += 1;
-            }
-            rates
-        };
-        starts.iter().zip(places).map(|(s, p)| row((s, p.len()))).collect()
-    }
-
-    fn group_starts(&self, places: &[Place]) -> Vec<usize> {
-        let new = |i: usize| i == 0 || (self.per_block && places[i].block != places[i - 1].block);
-        (0..places.len()).filter(|i| new(*i)).collect()
+    /// Weight of a masked token at u.
+    pub fn weight(&self, u: f64) -> f64 {
+        match self.weighting {
+            Weighting::InvT => self.schedule.weight(u),
+            Weighting::Uniform => 1.0,
+        }
     }
 
     fn corrupt(
@@ -172,17 +200,14 @@ impl Corruption {
         row: usize,
         x: &[u32],
         places: &[Place],
-        span: std::ops::Range<usize>,
-        t: f64,
+        span: Range<usize>,
+        u: f64,
         rate: Option<f64>,
         plan: &mut RowPlan,
     ) {
         let mask = Rng::new(self.seed, Stream::Mask, 0);
         let replace = Rng::new(self.seed, Stream::Replace, 0);
-        let weight = match self.weighting {
-            Weighting::InvT => (1.0 / t) as f32,
-            Weighting::Uniform => 1.0,
-        };
+        let (t, weight) = (self.schedule.rate(u), self.weight(u) as f32);
         for column in span {
             if !has_row(places, column, self.shift) {
                 continue;
@@ -229,10 +254,11 @@ mod tests {
             eos_id: 0,
             vocab: 40,
             t: [1e-3, 1.0],
+            schedule: Schedule::Linear,
             weighting: Weighting::InvT,
             shift,
             edit,
-            per_block,
+            scope: if per_block { Scope::Block } else { Scope::Sample },
         }
     }
     fn row(l: u32, block: u32) -> Vec<Place> {

@@ -5,8 +5,12 @@
 
 pub mod batch;
 pub mod corruption;
+pub mod hybrid;
 #[cfg(feature = "train")]
 pub mod likelihood;
+pub mod schedule;
+#[cfg(feature = "train")]
+pub mod table;
 
 pub use batch::{Micro, assemble};
 pub use corruption::{Corruption, Kind, Pick, RowPlan};

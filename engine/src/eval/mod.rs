@@ -1,5 +1,7 @@
-//! Measuring models: against others, against texts whose right tokens are known, and before a judge.
+//! Measuring models: against others, against texts whose right tokens are known, before a judge, and against what they
+//! claim.
 
+pub mod audit;
 pub mod decoders;
 pub mod edits;
 pub mod judge;

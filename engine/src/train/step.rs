@@ -336,7 +336,12 @@ pub fn micro_batches(
 }
 
 /// How a step corrupts, and the size of its blocks (None: whole rows).
-fn corruption(config: &RunConfig, trunk: &Trunk, phase: &Phase, step: u64) -> (Corruption, Option<usize>) {
+pub fn corruption(
+    config: &RunConfig,
+    trunk: &Trunk,
+    phase: &Phase,
+    step: u64,
+) -> (Corruption, Option<usize>) {
     let sizes = phase.block_size.as_ref().map_or(vec![0], |b| b.list());
     let which = Rng::new(config.seed, Stream::Choice, 0).below(step as u32, 0, 0, sizes.len() as u64);
     let block = sizes[which as usize];
@@ -347,10 +352,11 @@ fn corruption(config: &RunConfig, trunk: &Trunk, phase: &Phase, step: u64) -> (C
         eos_id: trunk.config.eos_id,
         vocab: trunk.config.vocab,
         t: phase.t,
+        schedule: phase.schedule,
         weighting: phase.weighting,
         shift: phase.shift,
         edit: phase.edit,
-        per_block: phase.objective == Objective::Block,
+        scope: phase.scope(),
     };
     (process, (block > 0).then_some(block))
 }

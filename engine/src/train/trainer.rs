@@ -380,7 +380,7 @@ fn validate<B: Train>(
     let rows = likelihood::plan_rows(estimator, config.data.packing.length);
     let mut plan = learner.trunk.plan(&learner.backend, rows, false);
     let (b, trunk) = (&learner.backend, &learner.trunk);
-    likelihood::evaluate(b, trunk, learner.evaluated(), &mut plan, &input.valid, &e, |_, _| !stop())
+    likelihood::evaluate(b, trunk, learner.evaluated(), &mut plan, &input.valid, &e, |_, _| !stop()).ok()
 }
 
 fn write_checkpoint<B: Train + Clone>(

@@ -1,9 +1,10 @@
-//! The command line: `hilda serve | train | convert | sample | eval | models | parity | bench | runs | data | pull |
+//! The command line: `hilda serve | train | convert | sample | eval | audit | models | parity | bench | runs | data | pull |
 //! doctor`.
 //!
 //! Exit codes: 0 done, 1 failed, 2 bad input. What a program would read goes to standard output (JSON with
 //! `--json`), everything for people about progress to standard error, bars only on a terminal.
 
+pub mod audit;
 pub mod bench;
 pub mod convert;
 pub mod data;
@@ -12,6 +13,7 @@ pub mod doctor;
 pub mod edits;
 mod eval;
 pub mod export;
+mod likelihood;
 pub mod models;
 pub mod parity;
 pub mod progress;
@@ -94,6 +96,8 @@ enum Command {
     Eval(eval::Args),
     /// List, show and check models
     Models(models::Args),
+    /// Check that a configuration or a model proves what it claims
+    Audit(audit::Args),
     /// Compare checkpoints with what reference implementations computed
     Parity(parity::Args),
     /// Measure this machine
@@ -151,6 +155,7 @@ pub fn main() -> ExitCode {
         Command::Sample(a) => sample::run(a),
         Command::Eval(a) => eval::run(a),
         Command::Models(a) => models::run(a),
+        Command::Audit(a) => audit::run(a),
         Command::Parity(a) => parity::run(a),
         Command::Bench(a) => bench::run(a),
         Command::DecodeBench(a) => decode_bench::run(a),

@@ -1,0 +1,53 @@
+//! Which tokens are scored, and which of them depend on each other.
+//!
+//! A part is a set of columns whose states do not interact with those of other parts in one forward: a block beside the
+//! clean earlier blocks, a document of a packed row, or the row. Enumerations and chains go through all parts of a row
+//! at once: their number of forwards follows the largest part, not the row.
+
+use hilda_kernels::Place;
+
+use super::denoiser::Alphabet;
+use crate::config::PackingSpec;
+use crate::data::{Row, places};
+use crate::diffusion::corruption::has_row;
+use crate::diffusion::schedule::Scope;
+
+/// Rows laid out for an estimator.
+pub struct Layout<'a> {
+    pub rows: &'a [Row<'a>],
+    pub places: Vec<Vec<Place>>,
+    pub shift: bool,
+    /// None: whole rows
+    pub block: Option<usize>,
+    pub alphabet: Alphabet,
+}
+
+impl<'a> Layout<'a> {
+    pub fn new(
+        rows: &'a [Row<'a>],
+        packing: &PackingSpec,
+        block: Option<usize>,
+        shift: bool,
+        alphabet: Alphabet,
+    ) -> Self {
+        let places = rows.iter().map(|r| places(r, packing, block.unwrap_or(0), 1)).collect();
+        Layout { rows, places, shift, block, alphabet }
+    }
+
+    /// Scored columns of row `r`, part by part; parts without one are left out.
+    pub fn parts(&self, r: usize) -> Vec<Vec<u32>> {
+        let scope = if self.block.is_some() { Scope::Block } else { Scope::Document };
+        let scored = |c: &usize| has_row(&self.places[r], *c, self.shift);
+        scope
+            .spans(&self.places[r])
+            .into_iter()
+            .map(|span| span.filter(scored).map(|c| c as u32).collect::<Vec<_>>())
+            .filter(|part| !part.is_empty())
+            .collect()
+    }
+
+    /// Scored tokens of row `r`.
+    pub fn counted(&self, r: usize) -> usize {
+        (0..self.places[r].len()).filter(|c| has_row(&self.places[r], *c, self.shift)).count()
+    }
+}

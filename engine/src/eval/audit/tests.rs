@@ -1,0 +1,79 @@
+//! What the audit must accept, and what it must catch.
+
+use super::*;
+
+fn run(phase: &str, claims: &str) -> Report {
+    let text = format!(
+        "name = \"a\"\n[data]\ntrain = \"x\"\npacking = {{ length = 64 }}\n[batch]\nrows = 4\n{claims}\n[[phase]]\n\
+         tokens = 4096\nlr = {{ peak = 1e-3 }}\n{phase}\n"
+    );
+    recipe(&RunConfig::from_toml(&text).unwrap()).unwrap()
+}
+
+fn find<'a>(r: &'a Report, part: &str, subject: &str) -> &'a Finding {
+    let same = |f: &&Finding| f.part == part && f.subject.starts_with(subject);
+    r.findings.iter().find(same).unwrap_or_else(|| panic!("{part} {subject}: {}", r.table(true)))
+}
+
+#[test]
+fn plain_objectives_are_what_they_claim() {
+    use Standing::{Bound, Exact, Neither};
+    let cases = [
+        ("objective = \"ar\"", "exact", Exact, Exact),
+        ("objective = \"mdlm\"", "bound", Bound, Neither),
+        ("objective = \"mdlm\"\nschedule = \"cosine\"", "bound", Bound, Neither),
+        ("objective = \"mdlm\"\ncomplementary = true", "bound", Bound, Neither),
+        ("objective = \"mdlm\"\nshift = true", "bound", Bound, Neither),
+        ("objective = \"block\"\nblock_size = [8, 0]\nshift = true", "bound", Bound, Neither),
+        // blocks of one are left to right, whatever the policy
+        ("objective = \"block\"\nblock_size = 1\nshift = true", "exact", Exact, Exact),
+    ];
+    for (phase, claim, objective, sampler) in cases {
+        let r = run(phase, &format!("[claims]\nobjective = \"{claim}\"\nheadline = \"bound\""));
+        assert!(r.passed, "{phase}: {}", r.table(true));
+        let loss = r.findings.iter().filter(|f| f.part == "objective").map(|f| f.proved).min().unwrap();
+        assert_eq!(loss, objective, "{}", r.table(true));
+        let default = r.findings.iter().find(|f| f.subject.ends_with("(default)")).unwrap();
+        assert_eq!(default.proved, sampler, "{}", r.table(true));
+    }
+}
+
+/// The sampler by confidence is not what the NELBO bounds; the uniform order is.
+#[test]
+fn samplers_are_told_apart() {
+    let r = run("objective = \"block\"\nblock_size = 8\nshift = true", "");
+    assert!(r.passed, "{}", r.table(true));
+    assert_eq!(find(&r, "sampler", "threshold").proved, Standing::Neither);
+    assert_eq!(find(&r, "sampler", "ancestral").proved, Standing::Bound);
+    assert!(find(&r, "sampler", "left_to_right").says.contains("leftmost"), "{}", r.table(true));
+    assert!(find(&r, "sampler", "top_prob").says.contains("entropy"), "{}", r.table(true));
+    let claims = run("objective = \"block\"\nblock_size = 8", "[claims]\nsampler = \"bound\"");
+    assert!(!claims.passed);
+}
+
+#[test]
+fn claims_beyond_the_proof_fail() {
+    for (phase, claims) in [
+        ("objective = \"mdlm\"\nweighting = \"uniform\"", "objective = \"bound\""),
+        ("objective = \"mdlm\"\nt = [0.3, 0.8]", "objective = \"bound\""),
+        ("objective = \"mdlm\"", "objective = \"exact\""),
+        ("objective = \"mdlm\"", "headline = \"exact\""),
+        ("objective = \"block\"\nblock_size = 8\nedit = { rate = 0.2 }", "objective = \"bound\""),
+        ("objective = \"block\"\nblock_size = 8\nedit = { rate = 0.2 }", "sampler = \"bound\""),
+    ] {
+        let r = run(phase, &format!("[claims]\n{claims}"));
+        assert!(!r.passed, "{phase} {claims}: {}", r.table(true));
+        let without = run(phase, "");
+        assert!(without.passed, "{phase}: {}", without.table(true));
+    }
+}
+
+#[test]
+fn editing_is_measured_by_three_numbers() {
+    let r = run("objective = \"block\"\nblock_size = 8\nedit = { rate = 0.2 }", "");
+    assert!(r.passed, "{}", r.table(true));
+    assert_eq!(find(&r, "estimator", "nelbo_block").proved, Standing::Bound);
+    assert_eq!(find(&r, "estimator", "nelbo_hybrid_loo").proved, Standing::Bound);
+    assert_eq!(find(&r, "sampler", "edit").proved, Standing::Neither);
+    assert_eq!(find(&r, "objective", "training loss").proved, Standing::Neither);
+}
