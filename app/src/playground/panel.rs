@@ -45,7 +45,7 @@ pub fn Panel(
             }}
             <Seed settings/>
             <Sight settings model holes/>
-            {move || model.get().filter(|m| !m.serving.edits && matches!(settings.with(|s| s.policy), PolicySpec::Edit { .. })).map(|_| view! {
+            {move || model.get().filter(|m| !m.serving.edits && matches!(settings.with(|s| s.policy), PolicySpec::Edit { .. } | PolicySpec::Remask { .. })).map(|_| view! {
                 <p class="hint">"This model was not trained to edit: words once written will rarely change."</p>
             })}
         </section>

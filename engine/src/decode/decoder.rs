@@ -222,7 +222,8 @@ impl Decoder {
             let masked = self.state.masked(range.clone()).count() as u32;
             let capped = self.capped();
             let run = &mut self.blocks[block as usize];
-            if masked == 0 && (self.policy.post_budget() == 0 || run.steps == 0 || capped) {
+            let budget = self.policy.post_budget();
+            if masked == 0 && (run.post >= budget || run.steps == 0 || capped) {
                 run.done = true;
                 continue;
             }
@@ -408,7 +409,8 @@ impl Decoder {
         run.steps += 1;
         if !was_open {
             run.post += 1;
-            run.done = plan.actions.is_empty() || run.post >= self.policy.post_budget();
+            // masks that the last of these forwards left are still to be written: then `settle` ends the block
+            run.done = plan.actions.is_empty();
         }
         self.counted_steps += 1;
         record.actions = plan.actions;

@@ -7,19 +7,39 @@
 //! position is predicted from the finished block before): it is not edited. At temperature 0 it would not be anyway,
 //! since the same row wrote the token.
 //!
+//! **Remasking instead of replacing** (arXiv 2604.18738): the same trigger masks the position again, and it is written anew
+//! once more of its surroundings is known. A position is masked again at most `max_remasks` times since its block was
+//! opened, so a block of n positions takes at most n (max_remasks + 1) forwards that write and `max_post` that do not.
+//!
 //! Guard against oscillation (ours, not the paper's): a position may come back to a token it held before at most
 //! `max_returns` times since its block was opened.
 
-use super::{Action, ActionKind, EditFired, View};
+use super::{Action, ActionKind, EditFired, Row, View};
 use crate::decode::Status;
+
+/// Written rows of the active block that now prefer another token with a probability above `tau`.
+fn doubtful<'a>(view: &'a View, tau: f32) -> impl Iterator<Item = &'a Row<'a>> {
+    let written = |r: &&Row| r.active && r.informed && matches!(r.status, Status::Committed { .. });
+    view.rows.iter().filter(written).filter(move |r| r.head.argmax != r.current && r.p_max() > tau)
+}
+
+pub(super) fn remasks(view: &View, tau: f32, max_remasks: u32) -> (Vec<Action>, EditFired) {
+    let mut held_back = 0;
+    let actions: Vec<Action> = doubtful(view, tau)
+        .filter(|r| {
+            let allowed = r.held.len() <= max_remasks as usize;
+            held_back += !allowed as u32;
+            allowed
+        })
+        .map(|r| r.write_argmax(ActionKind::Remask, r.p_max() - tau))
+        .collect();
+    let n = actions.len() as u32;
+    (actions, EditFired { n, held_back })
+}
 
 pub(super) fn edits(view: &View, tau_edit: f32, max_returns: Option<u32>) -> (Vec<Action>, EditFired) {
     let mut held_back = 0;
-    let edits: Vec<Action> = view
-        .rows
-        .iter()
-        .filter(|r| r.active && r.informed && matches!(r.status, Status::Committed { .. }))
-        .filter(|r| r.head.argmax != r.current && r.p_max() > tau_edit)
+    let edits: Vec<Action> = doubtful(view, tau_edit)
         .filter(|r| {
             let times = r.held.iter().filter(|t| **t == r.head.argmax).count() as u32;
             let allowed = max_returns.is_none_or(|most| times <= most);

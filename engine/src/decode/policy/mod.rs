@@ -68,7 +68,8 @@ impl Row<'_> {
             margin: margin.min(self.head.margin).clamp(0.0, CERTAIN),
         }
     }
-    /// Writes the most probable token, by an edit where a token stands already.
+    /// Writes the most probable token, by an edit where a token stands already; for a remask it is the token that was
+    /// preferred to the one that goes.
     pub fn write_argmax(&self, kind: ActionKind, margin: f32) -> Action {
         Action {
             kind,
@@ -143,7 +144,7 @@ pub enum Fired {
     Capped { n: u32 },
 }
 
-/// Values of the edit test.
+/// Values of the edit test; of a policy that masks again, its remasks count as edits.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EditFired {
     /// edits made

@@ -64,7 +64,7 @@ const fn score(default: &'static str, meaning: &'static str) -> Parameter {
 
 const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, or by low entropy";
 
-static POLICIES: [PolicyInfo; 7] = [
+static POLICIES: [PolicyInfo; 8] = [
     PolicyInfo {
         kind: "ancestral",
         title: "Ancestral",
@@ -202,6 +202,40 @@ static POLICIES: [PolicyInfo; 7] = [
                 1.0,
                 "how often a position may return to a word it held before; off = no guard (as published)",
             )),
+            score("\"top_prob\"", ORDER),
+        ],
+    },
+    PolicyInfo {
+        kind: "remask",
+        title: "Threshold with remasking",
+        meaning: "draft quickly, and mask words again that no longer fit, to write them when more is known",
+        paper: "remask instead of replace, arXiv 2604.18738",
+        parameters: &[
+            number(
+                "tau_mask",
+                "probability",
+                "0.7",
+                (0.0, 1.0),
+                0.01,
+                "a masked token is written if its probability is above this",
+            ),
+            number(
+                "tau_remask",
+                "probability",
+                "0.5",
+                (0.0, 1.0),
+                0.01,
+                "a written token is masked again if another one is most probable and above this",
+            ),
+            number(
+                "max_post",
+                "forwards",
+                "16",
+                (0.0, 64.0),
+                1.0,
+                "most forwards that only look again, once a block has no masks",
+            ),
+            number("max_remasks", "times", "2", (0.0, 16.0), 1.0, "how often a position may be masked again"),
             score("\"top_prob\"", ORDER),
         ],
     },

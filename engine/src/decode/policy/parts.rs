@@ -34,6 +34,12 @@ pub enum Revision {
         max_post: u32,
         max_returns: Option<u32>,
     },
+    /// see [`edit`]
+    Remask {
+        tau_remask: f32,
+        max_post: u32,
+        max_remasks: u32,
+    },
 }
 
 /// A policy from its parts.
@@ -114,6 +120,11 @@ impl Policy for Parts {
                 actions.extend(edits);
                 Some(fired)
             }
+            Revision::Remask { tau_remask, max_remasks, .. } => {
+                let (remasks, fired) = edit::remasks(view, tau_remask, max_remasks);
+                actions.extend(remasks);
+                Some(fired)
+            }
         };
         actions.sort_by_key(|a| a.pos);
         Plan { actions, scores, rule: Rule { selection: chosen.fired, edit } }
@@ -122,7 +133,7 @@ impl Policy for Parts {
     fn post_budget(&self) -> u32 {
         match self.revision {
             Revision::None => 0,
-            Revision::Edit { max_post, .. } => max_post,
+            Revision::Edit { max_post, .. } | Revision::Remask { max_post, .. } => max_post,
         }
     }
 }

@@ -71,11 +71,30 @@ pub enum PolicySpec {
         #[serde(default = "top_prob")]
         score: Score,
     },
+    /// threshold, and written tokens in doubt are masked again
+    Remask {
+        #[serde(default = "tau_quality")]
+        tau_mask: f32,
+        #[serde(default = "tau_remask")]
+        tau_remask: f32,
+        #[serde(default = "post")]
+        max_post: u32,
+        #[serde(default = "two")]
+        max_remasks: u32,
+        #[serde(default = "top_prob")]
+        score: Score,
+    },
     /// first masked position first
     LeftToRight {},
 }
 fn one() -> u32 {
     1
+}
+fn two() -> u32 {
+    2
+}
+fn tau_remask() -> f32 {
+    0.5
 }
 fn eight() -> u32 {
     8
@@ -147,6 +166,7 @@ impl PolicySpec {
             PolicySpec::Factor { .. } => "factor",
             PolicySpec::EntropyBound { .. } => "entropy_bound",
             PolicySpec::Edit { .. } => "edit",
+            PolicySpec::Remask { .. } => "remask",
             PolicySpec::LeftToRight {} => "left_to_right",
         }
     }
@@ -186,6 +206,11 @@ impl PolicySpec {
                 probability("tau_edit", tau_edit.unwrap_or(0.0))?;
                 score(s)
             }
+            PolicySpec::Remask { tau_mask, tau_remask, score: s, .. } => {
+                probability("tau_mask", tau_mask)?;
+                probability("tau_remask", tau_remask)?;
+                score(s)
+            }
             PolicySpec::LeftToRight {} => Ok(()),
         }
     }
@@ -213,6 +238,11 @@ impl PolicySpec {
                     max_post,
                     max_returns,
                 }),
+            },
+            PolicySpec::Remask { tau_mask, tau_remask, max_post, max_remasks, score } => Parts {
+                score,
+                selection: Selection::Threshold { tau: tau_mask },
+                revision: Revision::Remask { tau_remask, max_post, max_remasks },
             },
             PolicySpec::LeftToRight {} => LEFT_TO_RIGHT,
         })

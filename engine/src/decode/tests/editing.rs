@@ -200,3 +200,45 @@ fn rows_that_do_not_read_their_token_edit_nothing() {
         );
     }
 }
+
+/// The trigger of an edit masks the position again; the next forward writes it anew, and the guard counts.
+#[test]
+fn remasking_instead_of_replacing() {
+    // prefers the other of two tokens wherever one stands, token 0 where none does
+    let restless = |r: &ForwardRequest| {
+        let ids = r.ids.clone();
+        answer(r, move |p| {
+            (0..6).map(|v| if v == u32::from(ids[p as usize] == 0) { 9.0 } else { 0.0 }).collect()
+        })
+    };
+    for (max_remasks, max_post) in [(0, 16), (1, 16), (3, 16), (3, 1), (3, 0)] {
+        let mut c = DecodeConfig::new(vec![], 4, 6, 5);
+        c.policy = policy(json!({
+            "kind": "remask", "tau_mask": 0.5, "tau_remask": 0.5, "max_remasks": max_remasks, "max_post": max_post
+        }));
+        let mut d = Decoder::new(c).unwrap();
+        drive(&mut d, restless).unwrap();
+        // all four are written at once, and masked again at once while both bounds allow it
+        let rounds = max_remasks.min(max_post);
+        assert_eq!((d.ledger().remasks, d.ledger().commits), (4 * rounds, 4 + 4 * rounds));
+        // a forward that masks and one that writes each round, and one that is held back, unless none are left
+        let held_back = u32::from(max_post > max_remasks);
+        assert_eq!(d.ledger().denoise, 1 + 2 * rounds + held_back);
+        assert_eq!((d.state().masked_left(), d.state().ids()), (0, &[0u32; 4][..]));
+        assert_eq!(d.trajectory().replay().unwrap().pop().unwrap(), *d.state());
+    }
+}
+
+/// A net sure of what it sees masks nothing again: one confirming forward, as with edits.
+#[test]
+fn remasking_leaves_what_is_confirmed() {
+    let mut c = DecodeConfig::new(vec![], 4, 6, 5);
+    c.policy = policy(json!({"kind": "remask", "tau_mask": 0.5}));
+    let mut d = Decoder::new(c).unwrap();
+    drive(&mut d, |r| {
+        let ids = r.ids.clone();
+        answer(r, move |p| (0..6).map(|v| if v == ids[p as usize].min(4) { 9.0 } else { 0.0 }).collect())
+    })
+    .unwrap();
+    assert_eq!((d.ledger().denoise, d.ledger().remasks), (2, 0));
+}

@@ -20,6 +20,9 @@ fn any_policy() -> impl Strategy<Value = PolicySpec> {
         (0.0f32..3.0).prop_map(|f| json!({"kind": "factor", "f": f})),
         (-0.5f32..5.0, score.clone())
             .prop_map(|(g, score)| json!({"kind": "entropy_bound", "gamma": g, "score": score})),
+        (p.clone(), p.clone(), 0u32..6, 0u32..4, score.clone()).prop_map(|(m, r, post, most, score)| json!({
+            "kind": "remask", "tau_mask": m, "tau_remask": r, "max_post": post, "max_remasks": most, "score": score
+        })),
         (p.clone(), prop::option::of(p), 0u32..6, prop::option::of(0u32..3), score).prop_map(
             |(m, e, post, returns, score)| json!({
                 "kind": "edit", "tau_mask": m, "tau_edit": e, "max_post": post, "max_returns": returns,
@@ -80,11 +83,16 @@ proptest! {
 
         let open = c.length - c.prompt.len() as u32 - c.fixed.len() as u32;
         let post = match c.policy {
-            PolicySpec::Edit { tau_edit: Some(_), max_post, .. } => max_post,
+            PolicySpec::Edit { tau_edit: Some(_), max_post, .. } | PolicySpec::Remask { max_post, .. } => max_post,
             _ => 0,
         };
+        let writes = match c.policy {
+            PolicySpec::Remask { max_remasks, .. } => 1 + max_remasks,
+            _ => 1,
+        };
         let l = d.ledger();
-        prop_assert!(l.denoise <= open + post * d.state().blocks());
+        prop_assert!(l.denoise <= open * writes + post * d.state().blocks());
+        prop_assert!(l.remasks == 0 || writes > 1);
         if let Some(most) = c.max_steps {
             prop_assert!(l.denoise <= most + d.state().blocks());
         }
@@ -92,7 +100,7 @@ proptest! {
         prop_assert_eq!(l.forwards, l.prefill + l.denoise + l.store + l.refresh);
         prop_assert_eq!(l.positions, net.log.iter().map(|r| r.query_positions.len() as u64).sum::<u64>());
         let fills = d.steps().iter().flat_map(|s| &s.actions).filter(|a| a.kind == ActionKind::Fill).count();
-        prop_assert_eq!(l.commits + fills as u32, open);
+        prop_assert_eq!(l.commits + fills as u32, open + l.remasks);
         prop_assert!(c.early_stop || fills == 0);
 
         for step in d.steps() {

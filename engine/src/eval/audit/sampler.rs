@@ -42,7 +42,7 @@ pub fn audit(tiny: &Tiny, config: &RunConfig, claims: &Claims) -> Vec<Finding> {
         if i > 0 && policy == default {
             continue;
         }
-        let edits = matches!(policy, PolicySpec::Edit { tau_edit: Some(_), .. });
+        let edits = matches!(policy, PolicySpec::Edit { tau_edit: Some(_), .. } | PolicySpec::Remask { .. });
         let counts = decode(tiny, serving.attention, policy);
         let z: Vec<f64> = laws.iter().map(|l| chi_square_z(&counts, &l.1)).collect();
         let closest = (0..z.len()).min_by(|a, b| z[*a].total_cmp(&z[*b])).expect("there are laws");
