@@ -3,3 +3,4 @@
 pub mod audit;
 pub mod parity;
 pub mod repair;
+pub mod statistics;
