@@ -37,7 +37,9 @@ fn main() {
     text += "];\n/// Shipped recipes: file name without `.toml`, text.\npub static RECIPES: &[(&str, &str)] = &[\n";
     files.clear();
     walk(&recipes, &mut files);
-    for f in files.iter().filter(|f| f.extension().is_some_and(|x| x == "toml")) {
+    // an ablation is a plan of several runs, no recipe of one
+    let plan = |f: &PathBuf| f.parent().is_some_and(|p| p.ends_with("ablations"));
+    for f in files.iter().filter(|f| f.extension().is_some_and(|x| x == "toml") && !plan(f)) {
         let name = f.file_stem().unwrap().to_str().unwrap();
         let path = f.canonicalize().unwrap();
         writeln!(text, "({name:?}, include_str!({:?})),", path.to_str().unwrap()).unwrap();

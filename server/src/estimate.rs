@@ -147,6 +147,22 @@ pub fn flops_per_sequence(m: &ModelConfig, phase: &Phase, length: usize) -> f64 
     }
 }
 
+/// Model FLOPs of a whole recipe.
+///
+/// # Errors
+/// [`ConfigError`] where its shape cannot be known.
+pub fn flops_of(config: &RunConfig) -> Result<f64, ConfigError> {
+    let m = resolve(config)?;
+    let (length, rows) = (config.data.packing.length, config.batch.rows as f64);
+    let steps = config.phase_steps();
+    Ok(config
+        .phases
+        .iter()
+        .zip(steps)
+        .map(|(p, n)| n as f64 * rows * flops_per_sequence(&m, p, length))
+        .sum())
+}
+
 /// Bytes of the step's plan: parameters and optimiser state, activations kept for the backward pass, head chunk.
 pub fn memory_bytes(m: &ModelConfig, config: &RunConfig) -> u64 {
     let p = m.parameters();

@@ -4,6 +4,7 @@
 //! child processes, so that a crash of either side loses nothing that was committed. Handlers are a `fn app(state)
 //! -> Router`, tested without a socket.
 
+pub mod ablation;
 pub mod cli;
 pub mod device;
 pub mod estimate;

@@ -9,7 +9,8 @@ use leptos_router::NavigateOptions;
 use leptos_router::components::A;
 use leptos_router::hooks::{use_navigate, use_query_map};
 
-use super::data::{MetricRows, RunDetail, RunSummary};
+use super::ablation::{self, Ablation};
+use super::data::{AblationResult, MetricRows, RunDetail, RunSummary};
 use super::frontier::{Frontier, judged};
 use super::metrics::{Metrics, Quantity};
 use super::seeds::{join, without_seed};
@@ -21,6 +22,8 @@ use crate::shell::set_title;
 
 /// As many as there are dash patterns.
 const MOST: usize = 8;
+/// Runs of an ablation, whose seeds are joined.
+const MOST_OF_ABLATION: usize = 40;
 const PAGE: usize = 20_000;
 
 /// One column.
@@ -50,7 +53,22 @@ async fn load(id: &str) -> Result<Column, Problem> {
 pub fn Compare() -> impl IntoView {
     set_title("Compare");
     let query = use_query_map();
+    // a named ablation brings its runs and its verdicts
+    let named = query.with_untracked(|q| q.get("ablation")).filter(|n| !n.is_empty());
+    let found = RwSignal::new(None::<(Option<AblationResult>, Option<Problem>)>);
+    if let Some(name) = named.clone() {
+        leptos::task::spawn_local(async move {
+            let answer = match ablation::load(&name).await {
+                Ok(r) => (r, None),
+                Err(p) => (None, Some(p)),
+            };
+            found.try_set(Some(answer));
+        });
+    }
     let ids = Memo::new(move |_| {
+        if let Some((Some(result), _)) = found.get() {
+            return ablation::runs(&result).into_iter().take(MOST_OF_ABLATION).collect();
+        }
         let text = query.with(|q| q.get("runs").unwrap_or_default());
         let mut ids: Vec<String> = Vec::new();
         for id in text.split(',').map(str::trim).filter(|s| !s.is_empty()) {
@@ -63,7 +81,10 @@ pub fn Compare() -> impl IntoView {
     view! {
         <section class="page compare">
             <h1>"Compare"</h1>
-            <Chooser ids/>
+            {match named {
+                Some(_) => (move || found.get().map(|(result, problem)| view! { <Ablation result problem/> })).into_any(),
+                None => view! { <Chooser ids/> }.into_any(),
+            }}
             {move || {
                 let list = ids.get();
                 match list.len() {
@@ -242,7 +263,7 @@ fn Columns(columns: Arc<Vec<Column>>) -> impl IntoView {
                     }
                 } else {
                     for (i, c) in columns.iter().enumerate() {
-                        out.extend(f(&c.metrics, &names[i], i));
+                        out.extend(f(&c.metrics, &names[i], i % MOST));
                     }
                 }
                 Arc::new(out)
@@ -278,7 +299,7 @@ fn Columns(columns: Arc<Vec<Column>>) -> impl IntoView {
         view! { <tr><th scope="row">{title}</th>{cells}</tr> }
     };
     view! {
-        {several.then(|| view! {
+        {(several && shown <= MOST).then(|| view! {
             <section class="verdicts" aria-label="Verdict">
                 {verdicts.into_iter().map(|v| {
                     let (class, mark) = match &v {

@@ -1,5 +1,7 @@
 //! What the server's API answers (docs/api.md), as far as these pages read it.
 
+use std::collections::BTreeMap;
+
 use hilda_engine::config::RunConfig;
 use hilda_engine::record::{Estimate, Metric, SampleFile, State, Status};
 use serde::Deserialize;
@@ -140,6 +142,54 @@ pub struct System {
     pub memory_free: Option<u64>,
     #[serde(default)]
     pub disk_free: Option<u64>,
+}
+
+/// What an ablation found, as far as the page shows it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct AblationResult {
+    pub name: String,
+    pub about: String,
+    pub equal: String,
+    pub seeds: Vec<u64>,
+    pub finished: usize,
+    pub planned: usize,
+    pub arms: Vec<AblationArm>,
+    #[serde(default)]
+    pub comparisons: Vec<AblationComparison>,
+    #[serde(default)]
+    pub command: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct AblationArm {
+    pub arm: String,
+    pub runs: Vec<AblationRun>,
+    #[serde(default)]
+    pub likelihoods: BTreeMap<String, SeedInterval>,
+    #[serde(default)]
+    pub estimators: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct AblationRun {
+    pub run: String,
+    pub tokens: u64,
+    pub flops: f64,
+}
+
+/// Over seeds, 95 %; no bounds for one seed.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct SeedInterval {
+    pub values: Vec<f64>,
+    pub mean: f64,
+    pub low: Option<f64>,
+    pub high: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct AblationComparison {
+    pub difference: SeedInterval,
+    pub verdict: String,
 }
 
 /// The answer to a deletion.

@@ -1,5 +1,6 @@
 //! Pages about training: the table of runs, one run, launching, comparing, models.
 
+mod ablation;
 mod compare;
 mod config_view;
 mod curves;

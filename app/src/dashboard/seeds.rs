@@ -7,9 +7,12 @@ use hilda_engine::config::RunConfig;
 
 use crate::chart::{Look, Point, Series};
 
-/// Everything of a configuration but its name, prose, device and seed, as one text.
+/// Everything of a configuration but its name, prose, device and seed, as one text. Runs of an ablation go on from a start
+/// of their own seed, NAME-start-sSEED: that counts as the same start.
 pub fn without_seed(config: &RunConfig) -> String {
     let mut c = config.clone();
+    let own = format!("-s{}", c.seed);
+    c.model.from = c.model.from.map(|f| f.strip_suffix(&own).map_or(f.clone(), str::to_string));
     c.seed = 0;
     c.hash()
 }
@@ -58,6 +61,19 @@ mod tests {
             restarts: vec![],
             points: Arc::new(points),
         }
+    }
+
+    #[test]
+    fn a_start_of_the_same_seed_is_the_same_start() {
+        let config = |seed: u64, from: &str| {
+            let text = format!(
+                "name = \"a-s{seed}\"\nseed = {seed}\nmodel = {{ from = \"{from}\" }}\ndata = {{ corpus = \"c\" }}\nbatch = {{ rows = 4 }}\n\
+                 [[phase]]\nobjective = \"mdlm\"\ntokens = 4096\nlr = {{ peak = 1e-3 }}"
+            );
+            without_seed(&RunConfig::from_toml(&text).unwrap())
+        };
+        assert_eq!(config(1, "/runs/a-start-s1"), config(2, "/runs/a-start-s2"));
+        assert_ne!(config(1, "/runs/a-start-s1"), config(2, "/runs/b-start-s2"));
     }
 
     #[test]

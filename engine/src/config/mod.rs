@@ -3,12 +3,14 @@
 //! The hash is over the recipe with its defaults filled in, so two spellings of the same run have the same hash.
 //! Folders never enter it, only the names of corpora and files.
 
+pub mod ablation;
 pub mod claims;
 pub mod lora;
 pub mod model;
 pub mod phase;
 pub mod run;
 
+pub use ablation::{Ablation, Arm, Budget, Measure, Origin};
 pub use claims::{Claims, Standing};
 pub use lora::LoraSpec;
 pub use model::{Arch, Family, Mlp, ModelConfig, ModelSpec, Sliding};

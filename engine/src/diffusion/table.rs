@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use hilda_kernels::rng::{Rng, Stream};
 
 use super::hybrid::Hybrid;
+use super::likelihood::denoiser::Reader;
 use super::likelihood::{Alphabet, Denoiser, Scored, State};
 
 /// First symbol.
@@ -180,12 +181,14 @@ impl Denoiser for Table {
         out
     }
 
-    fn distributions(&mut self, states: &[State], f: &mut dyn FnMut(usize, usize, &[f32])) {
+    fn distributions(&mut self, states: &[State], f: &Reader) -> Vec<Vec<f64>> {
         let vocab = self.vocab();
+        let mut out: Vec<Vec<f64>> = states.iter().map(|_| vec![]).collect();
         self.answers(states, |s, i, p| {
             let mut log_p = vec![f32::NEG_INFINITY; vocab];
             p.iter().enumerate().for_each(|(v, p)| log_p[v + FIRST as usize] = p.ln() as f32);
-            f(s, i, &log_p);
+            out[s].push(f(s, i, &log_p));
         });
+        out
     }
 }

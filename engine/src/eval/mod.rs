@@ -7,3 +7,4 @@ pub mod edits;
 pub mod judge;
 pub mod parity;
 pub mod repair;
+pub mod statistics;

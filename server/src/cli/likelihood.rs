@@ -189,7 +189,8 @@ pub fn run(a: Args) -> Result<(), CliError> {
     for estimator in estimators {
         let mut plan = trunk.plan(&b, plan_rows(estimator, length), false);
         let mut runs: Vec<Estimate> = vec![];
-        for seed in a.seed..a.seed + a.replicates {
+        let replicates = if estimator.drawn() { a.replicates } else { 1 };
+        for seed in a.seed..a.seed + replicates {
             let e = Evaluation {
                 estimator,
                 seed,
@@ -210,7 +211,7 @@ pub fn run(a: Args) -> Result<(), CliError> {
         }
         let (mut r, draws) = joined(&runs);
         r.seed = a.seed;
-        print(&a, &r, draws, length);
+        print(&a, &r, draws, length, replicates);
     }
     Ok(())
 }
@@ -227,12 +228,12 @@ fn joined(runs: &[Estimate]) -> (Estimate, Option<f64>) {
     (r, (runs.len() > 1).then(|| (square / (n - 1.0) / n).sqrt()))
 }
 
-fn print(a: &Args, r: &Estimate, draws: Option<f64>, length: usize) {
+fn print(a: &Args, r: &Estimate, draws: Option<f64>, length: usize, replicates: u64) {
     if a.json {
         let line = serde_json::json!({
             "nelbo": r.value, "estimator": r.estimator, "k": r.k, "stderr": r.stderr,
             "bits_per_byte": r.bits_per_byte, "tokens": r.tokens, "rows": r.rows, "seed": r.seed,
-            "packing": a.packing, "length": length, "replicates": a.replicates, "stderr_draws": draws,
+            "packing": a.packing, "length": length, "replicates": replicates, "stderr_draws": draws,
         });
         println!("{line}");
         return;

@@ -1,9 +1,10 @@
-//! The command line: `hilda serve | train | convert | sample | eval | audit | models | parity | bench | runs | data | pull |
+//! The command line: `hilda serve | train | convert | sample | eval | ablate | audit | models | parity | bench | runs | data | pull |
 //! doctor`.
 //!
 //! Exit codes: 0 done, 1 failed, 2 bad input. What a program would read goes to standard output (JSON with
 //! `--json`), everything for people about progress to standard error, bars only on a terminal.
 
+pub mod ablate;
 pub mod audit;
 pub mod bench;
 pub mod convert;
@@ -96,6 +97,8 @@ enum Command {
     Eval(eval::Args),
     /// List, show and check models
     Models(models::Args),
+    /// Train the arms of an ablation under paired seeds and compare them
+    Ablate(ablate::Args),
     /// Check that a configuration or a model proves what it claims
     Audit(audit::Args),
     /// Compare checkpoints with what reference implementations computed
@@ -155,6 +158,7 @@ pub fn main() -> ExitCode {
         Command::Sample(a) => sample::run(a),
         Command::Eval(a) => eval::run(a),
         Command::Models(a) => models::run(a),
+        Command::Ablate(a) => ablate::run(a),
         Command::Audit(a) => audit::run(a),
         Command::Parity(a) => parity::run(a),
         Command::Bench(a) => bench::run(a),

@@ -145,6 +145,11 @@ fn bad(e: impl std::fmt::Display) -> CliError {
     CliError::BadInput(e.to_string())
 }
 
+/// Was an interrupt asked for?
+pub fn stopped() -> bool {
+    STOP.load(Ordering::SeqCst)
+}
+
 /// Unix seconds.
 pub fn now() -> f64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())

@@ -3,6 +3,7 @@
 //! Handlers read run folders and the index in blocking tasks; nothing from a request becomes part of a path before
 //! `storage::valid_id` or `valid_slug` has seen it.
 
+mod ablations;
 mod assets;
 mod completions;
 mod events;
@@ -158,6 +159,7 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<AppState>)> {
         ("post", "/api/runs/{id}/share", post(shared::create)),
         ("get", "/api/runs/{id}/model/{file}", get(models::file)),
         ("post", "/api/trash/{id}/restore", post(runs::restore)),
+        ("get", "/api/ablations", get(ablations::list)),
         ("get", "/api/shares", get(shared::list)),
         ("delete", "/api/shares/{slug}", delete(shared::revoke)),
         ("get", "/api/r/{slug}", get(shared::show)),

@@ -45,6 +45,7 @@ const OPERATIONS: &[Operation] = &[
         "application/octet-stream",
     ),
     ("post", "/api/trash/{id}/restore", "Bring a deleted run back", &[], "", 200, "RunSummary"),
+    ("get", "/api/ablations", "Results of ablations, by name", &[], "", 200, "[Ablation]"),
     ("get", "/api/shares", "Links that work", &[], "", 200, "[Share]"),
     ("delete", "/api/shares/{slug}", "Make a link dead", &[], "", 204, ""),
     ("get", "/api/r/{slug}", "A shared result", &[], "", 200, "SharedResult"),
@@ -128,6 +129,20 @@ const SCHEMAS: &[(&str, &[&str])] = &[
             "k integer",
             "seed integer",
             "bits_per_byte? number",
+        ],
+    ),
+    (
+        "Ablation",
+        &[
+            "name string",
+            "about string",
+            "equal string",
+            "seeds [integer]",
+            "finished integer",
+            "planned integer",
+            "arms [object]",
+            "comparisons [object]",
+            "command string",
         ],
     ),
     (

@@ -57,13 +57,16 @@ pub struct Scored {
     pub p_second: f64,
 }
 
+/// A number from one distribution.
+pub type Reader<'a> = dyn Fn(usize, usize, &[f32]) -> f64 + Sync + 'a;
+
 /// Anything that predicts tokens from corrupted rows.
 pub trait Denoiser {
     fn alphabet(&self) -> Alphabet;
     /// One answer per asked column of every state. `ranks` fills the two largest probabilities too.
     fn score(&mut self, states: &[State], ranks: bool) -> Vec<Vec<Scored>>;
-    /// Calls `f(state, column of its list, ln p over the vocabulary)`; forbidden ids are minus infinity.
-    fn distributions(&mut self, states: &[State], f: &mut dyn FnMut(usize, usize, &[f32]));
+    /// `f(state, column of its list, ln p over the vocabulary)` of every asked column; forbidden ids are minus infinity.
+    fn distributions(&mut self, states: &[State], f: &Reader) -> Vec<Vec<f64>>;
 }
 
 /// A trained network on rows of text.
@@ -205,27 +208,35 @@ impl<B: Train> Denoiser for Net<'_, B> {
         out
     }
 
-    fn distributions(&mut self, states: &[State], f: &mut dyn FnMut(usize, usize, &[f32])) {
-        let mut done = 0;
-        while done < states.len() {
-            let rest = &states[done..];
-            let (n, micro) = self.forward(rest);
-            let asked: Vec<(usize, usize)> =
-                (0..n).flat_map(|i| (0..rest[i].asked.len()).map(move |j| (done + i, j))).collect();
+    fn distributions(&mut self, states: &[State], f: &Reader) -> Vec<Vec<f64>> {
+        let mut out = Vec::with_capacity(states.len());
+        while out.len() < states.len() {
+            let done = out.len();
+            let (n, micro) = self.forward(&states[done..]);
+            let states = &states[done..done + n];
+            let asked: Vec<(usize, usize)> = states
+                .iter()
+                .enumerate()
+                .flat_map(|(i, s)| (0..s.asked.len()).map(move |j| (done + i, j)))
+                .collect();
             let (b, c) = (self.backend, &self.trunk.config);
+            let mut flat = Vec::with_capacity(asked.len());
             self.tiles(&micro, TILE, |start, rows, gathered| {
                 let mut logits = b.buf(rows * c.vocab);
                 let (w, k) = (self.trunk.layout.head, c.head_width());
                 b.linear(gathered, self.params, w, &mut logits, rows, c.vocab, k, false);
-                let mut z = b.read_range(&logits, 0, rows * c.vocab);
-                hilda_kernels::par::chunks(&mut z, c.vocab, |_, z| log_softmax(z, &c.forbid));
-                for (i, z) in z.chunks_exact(c.vocab).enumerate() {
+                let logits = b.read_range(&logits, 0, rows * c.vocab);
+                flat.extend(hilda_kernels::par::map(rows, |i| {
+                    let mut z = logits[i * c.vocab..(i + 1) * c.vocab].to_vec();
+                    log_softmax(&mut z, &c.forbid);
                     let (state, at) = asked[start + i];
-                    f(state, at, z);
-                }
+                    f(state, at, &z)
+                }));
             });
-            done += n;
+            let mut flat = flat.into_iter();
+            out.extend(states.iter().map(|s| flat.by_ref().take(s.asked.len()).collect::<Vec<_>>()));
         }
+        out
     }
 }
 

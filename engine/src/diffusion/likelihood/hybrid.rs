@@ -92,13 +92,12 @@ impl<'a> HybridDraws<'a> {
     /// Nats of each draw.
     pub fn nats<D: Denoiser>(&self, d: &mut D, draws: Vec<HybridDraw>, loo: bool) -> Vec<f64> {
         let (states, at): (Vec<_>, Vec<_>) = draws.into_iter().map(|d| (d.state, d.at)).unzip();
-        let mut sums = vec![0.0; states.len()];
-        d.distributions(&states, &mut |s, i, log_p| {
+        let terms = d.distributions(&states, &|s, i, log_p| {
             let (process, jacobian, seen) = &at[s][i];
             let column = states[s].asked[i] as usize;
             let truth = self.layout.rows[states[s].row].tokens[column] as usize;
             let z = states[s].noisy[column] as usize;
-            let term = match loo {
+            let term = match loo && *seen != Seen::Mask {
                 false => process.divergence(log_p, truth, *seen, z),
                 true => {
                     let mut converted = log_p.to_vec();
@@ -106,8 +105,8 @@ impl<'a> HybridDraws<'a> {
                     process.divergence(&converted, truth, *seen, z)
                 }
             };
-            sums[s] += jacobian * process.weight(*seen) * term;
+            jacobian * process.weight(*seen) * term
         });
-        sums
+        terms.iter().map(|t| t.iter().sum()).collect()
     }
 }

@@ -94,6 +94,11 @@ impl Estimator {
             _ => 1,
         }
     }
+    /// Does it depend on a seed?
+    pub fn drawn(&self) -> bool {
+        use Estimator::{Hybrid, NelboBlock, NelboN, NelboT};
+        matches!(self, NelboT { .. } | NelboBlock { .. } | NelboN { .. } | Hybrid { .. })
+    }
     /// Block size; None: whole rows.
     pub fn block(&self) -> Option<usize> {
         match *self {
@@ -157,7 +162,9 @@ const VIEWS: usize = 8;
 
 /// Rows a plan needs for [`evaluate`].
 pub fn plan_rows(estimator: Estimator, length: usize) -> usize {
-    length * if estimator.block().is_some() { VIEWS + 1 } else { CHUNK }
+    let group = length * if estimator.block().is_some() { VIEWS + 1 } else { CHUNK };
+    // short rows: several groups, so that products are not too small
+    group * (2048 / group).max(1)
 }
 
 /// Evaluates `params` on packed rows. `progress(done, of)` is called as rows (chains: forwards) are done; returning false

@@ -1,0 +1,284 @@
+//! `hilda ablate PLAN`: the runs of an ablation one after the other, then what came out, with intervals. Runs that are
+//! finished are not repeated; an interrupted one goes on from its checkpoint.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hilda_engine::config::{Ablation, Budget, RunConfig};
+use hilda_engine::data::corpus::Registry;
+use hilda_engine::decode::Attention;
+use hilda_engine::diffusion::likelihood::{Estimator, Evaluation, Rule, evaluate, plan_rows};
+use hilda_engine::model::source::Source;
+use hilda_engine::model::{Serving, Trunk};
+use hilda_engine::record::{Estimate, Metric, State, Status};
+use hilda_engine::train::{RunFolder, checkpoint, input};
+use hilda_kernels::{Backend, Cpu};
+
+use super::{CliError, data_dir, open_data, train};
+use crate::ablation::{AblationResult, RunResult, collect};
+use crate::estimate::flops_of;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// the plan (a .toml file; recipes/ablations has four)
+    pub plan: PathBuf,
+    /// say what would run and what it costs, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+    /// only these arms
+    #[arg(long, value_delimiter = ',')]
+    pub arms: Vec<String>,
+    /// write the result here too (NAME.json and NAME.md)
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A run that the plan needs.
+struct Job {
+    name: String,
+    /// None: the shared start
+    arm: Option<String>,
+    seed: u64,
+    config: RunConfig,
+}
+
+pub fn run(a: Args) -> Result<(), CliError> {
+    train::use_threads(a.threads)?;
+    let bad = |e: &dyn std::fmt::Display| CliError::BadInput(format!("{}: {e}", a.plan.display()));
+    let text = fs::read_to_string(&a.plan).map_err(|e| bad(&e))?;
+    let plan = Ablation::from_toml(&text).map_err(|e| bad(&e))?;
+    for arm in &a.arms {
+        if !plan.arms.iter().any(|x| x.name == *arm) {
+            return Err(bad(&format!("--arms {arm}: the plan has no such arm")));
+        }
+    }
+    let data = open_data()?;
+    let runs = data.runs();
+    let base = a.plan.parent().unwrap_or(Path::new("."));
+    let jobs = jobs(&plan, &runs, &a.arms).map_err(|e| bad(&e))?;
+    if a.dry_run {
+        for j in &jobs {
+            let tokens = j.config.total_steps() * (j.config.batch.rows * j.config.data.packing.length) as u64;
+            let state = match status(&runs.join(&j.name)) {
+                Some(s) => format!("{:?} at step {}", s.state, s.step).to_lowercase(),
+                None => "new".into(),
+            };
+            println!("{} {tokens} tokens, {:.3e} FLOPs, {state}", j.name, flops_of(&j.config)?);
+        }
+        return Ok(());
+    }
+    for (i, job) in jobs.iter().enumerate() {
+        let folder = runs.join(&job.name);
+        let done = status(&folder).is_some_and(|s| s.state == State::Finished);
+        if folder.join("run.toml").exists() {
+            let kept = RunFolder::config(&folder)?;
+            let changed = job.config.diff(&kept);
+            // paths are kept whole in the run's folder
+            let changed: Vec<_> = changed
+                .iter()
+                .filter(|c| !c.0.starts_with("data.") && !c.0.starts_with("model.from"))
+                .collect();
+            if let Some((field, new, old)) = changed.first() {
+                return Err(bad(&format!(
+                    "run {} was made by another plan ({field} is {old} there and {new} here); rename the plan or delete the run",
+                    job.name
+                )));
+            }
+        }
+        eprintln!("{} of {}: {}{}", i + 1, jobs.len(), job.name, if done { ", finished" } else { "" });
+        if done {
+            continue;
+        }
+        if folder.join("run.toml").exists() {
+            train::start(folder.clone(), RunFolder::config(&folder)?, false, false)?;
+        } else {
+            let (folder, config) = train::plan(job.config.clone(), base, Some(folder.clone()))?;
+            train::start(folder, config, true, false)?;
+        }
+        if train::stopped() {
+            return Err(CliError::Failure("stopped; the same command goes on".into()));
+        }
+        // what is known so far, for the page
+        result(&plan, &jobs, &runs, &a)?.save(&data)?;
+    }
+    let result = result(&plan, &jobs, &runs, &a)?;
+    let folder = result.save(&data)?;
+    if let Some(out) = &a.out {
+        let failed = |e: std::io::Error| CliError::Failure(format!("{}: {e}", out.display()));
+        fs::create_dir_all(out).map_err(failed)?;
+        for (end, from) in [("json", "result.json"), ("md", "result.md")] {
+            fs::copy(folder.join(from), out.join(format!("{}.{end}", plan.name))).map_err(failed)?;
+        }
+    }
+    if a.json {
+        println!("{}", serde_json::to_string(&result).expect("plain data"));
+    } else {
+        println!("{}", result.markdown());
+    }
+    eprintln!("result in {}; on the page: /compare?ablation={}", folder.display(), plan.name);
+    Ok(())
+}
+
+fn status(folder: &Path) -> Option<Status> {
+    RunFolder::status(folder).ok().flatten()
+}
+
+/// Every run in the order of its need: seed by seed, the start first.
+fn jobs(plan: &Ablation, runs: &Path, only: &[String]) -> Result<Vec<Job>, CliError> {
+    let mut out = vec![];
+    for seed in &plan.seeds {
+        let start = plan.run_name("start", *seed);
+        if !plan.start.is_empty() {
+            out.push(Job { name: start.clone(), arm: None, seed: *seed, config: plan.start_recipe(*seed)? });
+        }
+        for arm in plan.arms.iter().filter(|a| only.is_empty() || only.contains(&a.name)) {
+            let mut config = plan.recipe(arm, *seed)?;
+            if plan.equal == Budget::Flops && !arm.unequal {
+                equalise(plan, arm, *seed, &mut config)?;
+            }
+            if plan.starts(arm) {
+                config.model.from = Some(runs.join(&start).display().to_string());
+            }
+            out.push(Job { name: config.name.clone(), arm: Some(arm.name.clone()), seed: *seed, config });
+        }
+    }
+    Ok(out)
+}
+
+/// Scales an arm's phases until it costs what the baseline costs, start included.
+fn equalise(
+    plan: &Ablation,
+    arm: &hilda_engine::config::Arm,
+    seed: u64,
+    config: &mut RunConfig,
+) -> Result<(), CliError> {
+    let start = |a: &hilda_engine::config::Arm| -> Result<f64, CliError> {
+        Ok(if plan.starts(a) { flops_of(&plan.start_recipe(seed)?)? } else { 0.0 })
+    };
+    let base = plan.arm(&plan.baseline);
+    let target = flops_of(&plan.recipe(base, seed)?)? + start(base)?;
+    let left = target - start(arm)?;
+    if left <= 0.0 {
+        return Err(CliError::BadInput(format!(
+            "arm \"{}\": the start alone costs more than the baseline",
+            arm.name
+        )));
+    }
+    let scale = left / flops_of(config)?;
+    for p in &mut config.phases {
+        p.tokens = (p.tokens as f64 * scale) as u64;
+    }
+    config.validate()?;
+    Ok(())
+}
+
+/// What a model of this kind is measured by under the plan's name of a likelihood.
+fn estimator(name: &str, serving: Serving, k: usize) -> Estimator {
+    let block = serving.block_size;
+    match (name, serving.attention) {
+        (_, Attention::Causal) => Estimator::Ar,
+        ("exact", _) => Estimator::LeftToRight { block },
+        ("duel", _) => Estimator::Duel { rule: Rule::PMax { k: 1 }, block },
+        ("nelbo_n", _) => Estimator::NelboN { block, k },
+        (_, Attention::BlockCausal) => Estimator::NelboBlock { block, k },
+        (_, Attention::Bidirectional) => Estimator::NelboT { k },
+    }
+}
+
+/// Measurements of a run, kept beside it so that they are made once.
+fn measure(plan: &Ablation, folder: &Path) -> Result<BTreeMap<String, Estimate>, CliError> {
+    let failed = |e: &dyn std::fmt::Display| CliError::Failure(format!("{}: {e}", folder.display()));
+    let step = checkpoint::list(folder).last().copied().ok_or_else(|| failed(&"has no checkpoint"))?;
+    let path = folder.join("measures.json");
+    // by estimator, rows and step: another plan may ask for others
+    let mut kept: BTreeMap<String, Estimate> =
+        fs::read(&path).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+    let source = Source::open(&checkpoint::folder(folder, step)).map_err(|e| failed(&e))?;
+    let loaded = source.load().map_err(|e| failed(&e))?;
+    let mut out = BTreeMap::new();
+    let mut input = None;
+    for name in &plan.measure.likelihoods {
+        let estimator = estimator(name, loaded.serving, plan.measure.k);
+        let key = format!("{} rows {} step {step}", estimator.name(), plan.measure.rows);
+        if let Some(e) = kept.get(&key) {
+            out.insert(name.clone(), e.clone());
+            continue;
+        }
+        let config = RunFolder::config(folder)?;
+        let input = match &mut input {
+            Some(i) => i,
+            none => {
+                let tokenizer = source.tokenizer().map_err(|e| failed(&e))?;
+                none.insert(
+                    input::read(&config, folder, &Registry::new(data_dir()), tokenizer)
+                        .map_err(|e| failed(&e))?,
+                )
+            }
+        };
+        let trunk = Trunk::new(loaded.config.clone());
+        let mut params = Cpu.buf(trunk.layout.total);
+        Cpu.write(&mut params, 0, &loaded.params);
+        let mut buffers = trunk.plan(&Cpu, plan_rows(estimator, config.data.packing.length), false);
+        let e = Evaluation {
+            estimator,
+            seed: 0,
+            shift: loaded.serving.shift,
+            packing: config.data.packing,
+            rows: plan.measure.rows,
+            bytes_per_token: Some(input.bytes_per_token),
+        };
+        eprintln!("measuring {} by {}", folder.display(), estimator.name());
+        let found =
+            evaluate(&Cpu, &trunk, &params, &mut buffers, &input.valid, &e, |_, _| !train::stopped())?;
+        kept.insert(key, found.clone());
+        out.insert(name.clone(), found);
+        let bytes = serde_json::to_vec_pretty(&kept).expect("plain data");
+        hilda_engine::files::replace(&path, &bytes).map_err(|e| failed(&e))?;
+    }
+    Ok(out)
+}
+
+/// Model FLOPs and seconds of a run, the last attempt of each step.
+fn cost(folder: &Path) -> (f64, f64) {
+    let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap_or_default();
+    let mut steps = BTreeMap::new();
+    for line in text.lines() {
+        if let Ok(Metric::Train { step, flops, seconds, .. }) = serde_json::from_str(line) {
+            steps.insert(step, (flops, seconds));
+        }
+    }
+    steps.values().fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1))
+}
+
+/// The finished runs of every arm, measured.
+fn result(plan: &Ablation, jobs: &[Job], runs: &Path, a: &Args) -> Result<AblationResult, CliError> {
+    let mut arms = vec![];
+    for arm in &plan.arms {
+        let mut results = vec![];
+        for job in jobs.iter().filter(|j| j.arm.as_ref() == Some(&arm.name)) {
+            let folder = runs.join(&job.name);
+            let Some(s) = status(&folder).filter(|s| s.state == State::Finished) else { continue };
+            let start = plan.starts(arm).then(|| runs.join(plan.run_name("start", job.seed)));
+            let (flops, seconds) = cost(&folder);
+            let (before, earlier) = start.as_deref().map_or((0.0, 0.0), cost);
+            let tokens = start.as_deref().and_then(status).map_or(0, |s| s.tokens);
+            results.push(RunResult {
+                run: job.name.clone(),
+                seed: job.seed,
+                tokens: s.tokens + tokens,
+                flops: flops + before,
+                seconds: seconds + earlier,
+                likelihoods: measure(plan, &folder)?,
+            });
+        }
+        arms.push((arm.name.clone(), results));
+    }
+    let file = a.plan.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(collect(plan, arms, format!("hilda ablate recipes/ablations/{file}")))
+}
