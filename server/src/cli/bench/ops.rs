@@ -26,19 +26,22 @@ struct Bench<'a> {
     peak: &'a mut Peak,
     repeat: usize,
     bandwidth: f64,
-    rows: Vec<(String, f64, Work)>,
+    /// name, median and least seconds
+    rows: Vec<(String, f64, f64, Work)>,
 }
 
 impl Bench<'_> {
     fn time(&mut self, name: &str, work: Work, mut once: impl FnMut()) {
         once();
-        let t = median((0..self.repeat.max(5)).map(|_| seconds(&mut once)).collect());
-        self.rows.push((name.into(), t, work));
+        let times: Vec<f64> = (0..self.repeat.max(5)).map(|_| seconds(&mut once)).collect();
+        let least = times.iter().copied().fold(f64::INFINITY, f64::min);
+        self.rows.push((name.into(), median(times), least, work));
     }
     fn report(&self) -> Vec<Value> {
-        let row = |(name, t, work): &(String, f64, Work)| match work {
+        let row = |(name, t, least, work): &(String, f64, f64, Work)| match work {
             Work::Flops(f) => {
-                let mut v = json!({ "op": name, "ms": t * 1e3, "gflops": f / t / 1e9 });
+                let mut v =
+                    json!({ "op": name, "ms": t * 1e3, "ms_least": least * 1e3, "gflops": f / t / 1e9 });
                 v.as_object_mut()
                     .expect("an object")
                     .extend(self.peak.share(*f, *t).as_object().cloned().unwrap_or_default());
@@ -46,7 +49,7 @@ impl Bench<'_> {
             }
             Work::Bytes(b) => {
                 let rate = b / t / 1e9;
-                json!({ "op": name, "ms": t * 1e3, "gb_s": rate, "bandwidth_share": rate / self.bandwidth })
+                json!({ "op": name, "ms": t * 1e3, "ms_least": least * 1e3, "gb_s": rate, "bandwidth_share": rate / self.bandwidth })
             }
         };
         self.rows.iter().map(row).collect()
