@@ -4,3 +4,4 @@ pub mod audit;
 pub mod parity;
 pub mod repair;
 pub mod statistics;
+pub mod text;
