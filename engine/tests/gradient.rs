@@ -177,6 +177,7 @@ impl Oracle<'_> {
             hidden_rows: vec![],
             rows: vec![],
             sequence: vec![],
+            confidence: 0.0,
         };
         let mut weights = vec![];
         for s in 0..batch {

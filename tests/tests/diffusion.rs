@@ -81,6 +81,57 @@ fn likelihoods_have_names_errors_and_remedies() {
     assert!(folder.path().join("run/audit.json").is_file());
 }
 
+#[test]
+fn texts_stand_beside_real_ones_and_checkpoints_average() {
+    let hilda = hilda_or_skip!("texts_stand_beside_real_ones_and_checkpoints_average");
+    let folder = folder();
+    let run = |args: &[&str]| program::run(&hilda, folder.path(), args);
+    assert_eq!(run(&["train", "tiny.toml", "--run", "run"]).code, 0);
+    let ar = material::recipe("judge").replacen("objective = \"mdlm\"", "objective = \"ar\"", 1);
+    fs::write(folder.path().join("judge.toml"), ar).unwrap();
+    assert_eq!(run(&["train", "judge.toml", "--run", "judge"]).code, 0);
+    let text = |policy: &str| {
+        let mut args = vec![
+            "eval",
+            "text",
+            "--model",
+            "run",
+            "--judge",
+            "judge",
+            "--data",
+            "valid.txt",
+            "--train",
+            "train.txt",
+        ];
+        args.extend(["--count", "6", "--length", "32", "--n", "16", "--policy", policy, "--json"]);
+        let ended = run(&args);
+        assert_eq!(ended.code, 0, "{ended:#?}");
+        ended.json()
+    };
+    let t = text("left_to_right");
+    for place in [&t, &t["reference"]] {
+        assert!(place["surface"]["entropy"].as_f64().is_none_or(|h| h > 0.0 && h < 16f64.ln() + 1e-9), "{t}");
+        assert!(place["judge"]["perplexity"].as_f64().is_some_and(|p| p > 1.0), "{t}");
+        assert!(place["stories"]["unknown_words"].as_f64().is_some(), "{t}");
+    }
+    assert!(t["kl_judge"]["nats"].as_f64().is_some_and(f64::is_finite), "{t}");
+    assert!(t["cost"]["forwards_per_text"].as_f64().is_some_and(|f| f >= 32.0), "{t}");
+    // by confidence there is no law, and it says so
+    assert!(text("threshold")["kl_judge"]["absent"].as_str().is_some());
+    let judged =
+        ["eval", "text", "--model", "judge", "--judge", "run", "--count", "2", "--length", "8", "--n", "4"];
+    run(&judged).refused(2, &["autoregressive"]);
+
+    // the mean of one checkpoint with itself is that checkpoint
+    let average = run(&["models", "average", "run", "run", "--out", "mean"]);
+    assert_eq!(average.code, 0, "{average:#?}");
+    let weights = |p: &str| fs::read(folder.path().join(p).join("model.safetensors")).unwrap();
+    assert_eq!(weights("mean"), weights(&format!("run/ckpt/step-{}", material::STEPS)));
+    run(&["models", "average", "run", "judge", "--out", "other"]).refused(2, &["stage"]);
+    run(&["models", "average", "run", "run", "--out", "mean"]).refused(2, &["already"]);
+    assert!(!folder.path().join("other").exists());
+}
+
 const PLAN: &str = r#"
 name = "pair"
 about = "Does a tiny plan run?"

@@ -166,6 +166,13 @@ pub struct Phase {
     /// to one (DiffuLLaMA, arXiv 2410.17891, section 3.2); 0 = open from the first step
     #[serde(default, skip_serializing_if = "is_zero")]
     pub anneal: u64,
+    /// share of rows that are cut in two documents at a random column (LLaDA, arXiv 2502.09992: 0.01)
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub random_length: f64,
+    /// weight of the entropy of masked tokens whose most probable token is the right one (CAP; LLaDA 2.0, arXiv 2512.15745,
+    /// section 4), over all masked tokens of the batch
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub confidence: f64,
     /// every row twice, with x_t and with the inverse mask: each token is supervised exactly once a pair (LLaDA 2.0,
     /// arXiv 2512.15745; Fast-dLLM v2, arXiv 2509.26328)
     #[serde(default, skip_serializing_if = "is_false")]
@@ -173,6 +180,9 @@ pub struct Phase {
 }
 fn is_zero(n: &u64) -> bool {
     *n == 0
+}
+fn is_none(x: &f64) -> bool {
+    *x == 0.0
 }
 fn is_false(b: &bool) -> bool {
     !*b

@@ -349,6 +349,21 @@ impl RunConfig {
             if p.objective != Objective::Block && p.rate_per == Some(Scope::Block) {
                 return bad("rate_per", "only the block objective has blocks".into());
             }
+            if !(0.0..=1.0).contains(&p.random_length) {
+                return bad("random_length", format!("{} is outside [0, 1]", p.random_length));
+            }
+            if p.random_length > 0.0 && !self.data.packing.documents {
+                return bad("random_length", "cuts documents, so it needs data.packing.documents".into());
+            }
+            if !(0.0..=100.0).contains(&p.confidence) {
+                return bad("confidence", format!("{} is outside [0, 100]", p.confidence));
+            }
+            if p.confidence > 0.0 && (p.objective == Objective::Ar || p.edit.is_some()) {
+                return bad(
+                    "confidence",
+                    "sharpens masked tokens: no autoregressive or editing phase".into(),
+                );
+            }
             if p.anneal > 0 && p.objective != Objective::Mdlm {
                 return bad("anneal", "only mdlm opens its attention; blocks grow instead".into());
             }
@@ -485,6 +500,9 @@ edit = { rate = 0.2 }
             ("shift = true", "shift = true\nanneal = 5", "phase[1].anneal"),
             ("objective = \"ar\"", "objective = \"ar\"\nschedule = \"cosine\"", "phase[0].schedule"),
             ("shift = true", "shift = true\nschedule = \"sine\"", "sine"),
+            ("shift = true", "shift = true\nconfidence = 2.0", "phase[1].confidence"),
+            ("shift = true", "shift = true\nrandom_length = 2.0", "phase[1].random_length"),
+            ("objective = \"ar\"", "objective = \"ar\"\nrate_per = \"block\"", "phase[0].schedule"),
             ("shift = true", "shift = true\ncomplementary = true", "phase[1].complementary"),
             ("train = \"a.txt\"", "train = \"a.txt\"\npacking = { documents = false }", "restart_positions"),
         ];

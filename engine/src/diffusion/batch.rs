@@ -30,6 +30,8 @@ pub struct Micro {
     pub rows: Vec<LossRow>,
     /// row of the micro-batch each supervised token belongs to
     pub sequence: Vec<u32>,
+    /// dL / d entropy of a token whose most probable id is its target; 0 = not asked (CAP)
+    pub confidence: f32,
 }
 
 impl Micro {
@@ -198,6 +200,7 @@ fn empty(batch: usize, len: usize, rule: MaskRule) -> Micro {
         hidden_rows: vec![],
         rows: vec![],
         sequence: vec![],
+        confidence: 0.0,
     }
 }
 

@@ -7,9 +7,9 @@
 
 use serde::Serialize;
 
-use super::edits::unigram_entropy;
-use super::judge::{Judge, JudgeError, Score};
-use crate::data::Tokenizer;
+use super::judge::{Score, TextJudge};
+use super::text::surface::entropy;
+use crate::data::{DataError, Tokenizer};
 use crate::decode::{PolicySpec, Stop, Trajectory};
 use crate::diffusion::likelihood::ratio;
 use crate::model::generate::text;
@@ -28,20 +28,19 @@ pub struct Sample {
 /// Scores what follows the prompt in a decoded text.
 ///
 /// # Errors
-/// A text longer than the judge's context.
+/// Text that the judge's tokenizer refuses.
 pub fn judged(
     trajectory: Trajectory,
     tokenizer: &Tokenizer,
-    judge: &mut Judge,
+    judge: &TextJudge,
     prompt: &str,
     window: usize,
-) -> Result<Sample, JudgeError> {
+) -> Result<Sample, DataError> {
     let whole = text(tokenizer, &trajectory.footer.ids);
     let score = judge.score(&whole)?.after(judge.score(prompt)?);
     let start = trajectory.header.config.prompt.len();
     let written = &trajectory.footer.ids[start..start + trajectory.footer.tokens as usize];
-    let entropy = written.get(..window).map(unigram_entropy);
-    Ok(Sample { text: whole, score, entropy, trajectory })
+    Ok(Sample { text: whole, score, entropy: written.get(..window).map(entropy), trajectory })
 }
 
 /// A decoder at one temperature, over several texts.

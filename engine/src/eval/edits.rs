@@ -7,12 +7,10 @@
 //! An edit improves the text if its gain is above 0. What was written later does not count: it was written to fit the
 //! new token. Edits of one step are judged one at a time.
 
-use std::collections::BTreeMap;
-
 use hilda_kernels::Cpu;
 
-use super::judge::{Judge, JudgeError, Score};
-use crate::data::Tokenizer;
+use super::judge::{Score, TextJudge};
+use crate::data::{DataError, Tokenizer};
 use crate::decode::trajectory::ReplayError;
 use crate::decode::{ActionKind, Status, Trajectory};
 use crate::model::Serving;
@@ -25,7 +23,7 @@ pub enum EditsError {
     #[error(transparent)]
     Generate(#[from] GenerateError),
     #[error("judge: {0}")]
-    Judge(#[from] JudgeError),
+    Judge(#[from] DataError),
     #[error(transparent)]
     Replay(#[from] ReplayError),
 }
@@ -64,20 +62,20 @@ pub fn moments(t: &Trajectory) -> Result<Vec<[Vec<u32>; 2]>, ReplayError> {
 /// Writes one text and lets the judge look at its edits.
 ///
 /// # Errors
-/// A request the model cannot serve, or a text longer than the judge's context.
+/// A request the model cannot serve, or text that the judge's tokenizer refuses.
 pub fn write(
     session: &mut Session<Cpu>,
     serving: Serving,
     tokenizer: &Tokenizer,
     r: &Request,
-    judge: &mut Judge,
+    judge: &TextJudge,
 ) -> Result<Written, EditsError> {
     let trajectory = decode(&Cpu, session, serving, tokenizer, r)?;
     let whole = text(tokenizer, &trajectory.footer.ids);
     let score = judge.score(&whole)?;
     let mut gains = vec![];
     for [before, after] in moments(&trajectory)? {
-        let mut of = |ids| judge.score(&text(tokenizer, ids)).map(|s| s.log_p);
+        let of = |ids| judge.score(&text(tokenizer, ids)).map(|s| s.log_p);
         gains.push(of(&after)? - of(&before)?);
     }
     let ledger = trajectory.footer.ledger;
@@ -88,14 +86,6 @@ pub fn write(
         forwards: ledger.forwards - ledger.prefill,
         text: whole,
     })
-}
-
-/// Entropy of the token frequencies of a text, nats: falls where a text repeats itself.
-pub fn unigram_entropy(ids: &[u32]) -> f64 {
-    let mut counts: BTreeMap<u32, f64> = BTreeMap::new();
-    ids.iter().for_each(|id| *counts.entry(*id).or_default() += 1.0);
-    let n = ids.len() as f64;
-    counts.values().map(|c| -c / n * (c / n).ln()).sum()
 }
 
 #[cfg(test)]
@@ -145,11 +135,5 @@ mod tests {
             [vec![0, 7, 8, 5, 6], vec![0, 3, 8, 5, 6]],
         ];
         assert_eq!(moments(&t).unwrap(), want);
-    }
-
-    #[test]
-    fn entropy_of_a_uniform_text() {
-        assert!((unigram_entropy(&[1, 2, 3, 4]) - 4f64.ln()).abs() < 1e-12);
-        assert_eq!(unigram_entropy(&[5, 5, 5]), 0.0);
     }
 }

@@ -8,3 +8,4 @@ pub mod judge;
 pub mod parity;
 pub mod repair;
 pub mod statistics;
+pub mod text;

@@ -2,6 +2,7 @@
 
 use hilda_kernels::Train;
 use hilda_kernels::adam::AdamStep;
+use hilda_kernels::head::{LossRow, RowHead, STATS};
 
 use super::drafts::{self, Scratch, draft};
 use super::schedule::phase_of;
@@ -12,7 +13,7 @@ use crate::diffusion::{Corruption, Micro, RowPlan};
 use crate::model::lora::{self, Adapter};
 use crate::model::{Plan, Trunk};
 use hilda_kernels::rng::{Rng, Stream};
-use hilda_kernels::{Base, Place};
+use hilda_kernels::{Base, HeadJob, Place};
 
 /// Weights, gradients and optimiser state on a device.
 pub struct Learner<B: Train> {
@@ -150,7 +151,15 @@ impl<B: Train> Learner<B> {
             micro.rows.len(),
         );
         self.trunk.forward(b, &self.params, &mut self.plan, &ids, &positions, &masks, micro.shape, None);
-        let (log_p, _) = self.trunk.backward(
+        let sharpened;
+        let rows = match micro.confidence == 0.0 {
+            true => &micro.rows,
+            false => {
+                sharpened = sharpen(b, &self.trunk, &self.params, &self.plan, micro);
+                &sharpened
+            }
+        };
+        let (log_p, entropy) = self.trunk.backward(
             b,
             &self.params,
             &mut self.grads,
@@ -160,9 +169,10 @@ impl<B: Train> Learner<B> {
             &masks,
             micro.shape,
             &micro.hidden_rows,
-            &micro.rows,
+            rows,
         );
-        (micro.value(&log_p), flops)
+        let sure: f64 = rows.iter().zip(&entropy).map(|(r, h)| r.d_entropy as f64 * *h as f64).sum();
+        (micro.value(&log_p) + sure, flops)
     }
 
     /// Clears gradients.
@@ -219,9 +229,12 @@ impl<B: Train> Learner<B> {
         step: u64,
     ) -> StepReport {
         let indices = rows_of_step(config.seed, data.len(), config.batch.rows, step);
-        let rows: Vec<Row> = indices.iter().map(|i| data.row(*i as usize)).collect();
+        let mut rows: Vec<Row> = indices.iter().map(|i| data.row(*i as usize)).collect();
+        cut_rows(config.seed, phase, step, &mut rows);
         self.zero_grads();
-        let (micros, drafting) = self.micro_batches(config, phase, &rows, step);
+        let (mut micros, drafting) = self.micro_batches(config, phase, &rows, step);
+        let masked: usize = micros.iter().map(|m| m.rows.len()).sum();
+        micros.iter_mut().for_each(|m| m.confidence = (phase.confidence / masked.max(1) as f64) as f32);
         let (mut loss, mut flops) = (0.0, drafting);
         for m in &micros {
             let (l, f) = self.accumulate(m);
@@ -251,6 +264,46 @@ impl<B: Train> Learner<B> {
         let flops =
             draft(b, trunk, &self.params, &mut self.plan, scratch, config, rows, &build, &mut plans, step);
         (cut(config, phase, rows, &plans, build), flops)
+    }
+}
+
+/// The head's requests with dL / d entropy where the most probable token is the target: the choice is a constant, the
+/// gradient flows through the entropy alone (CAP).
+fn sharpen<B: Train>(b: &B, trunk: &Trunk, params: &B::Buf, plan: &Plan<B>, micro: &Micro) -> Vec<LossRow> {
+    let (c, n) = (&trunk.config, micro.rows.len());
+    let (mut index, keys) = (b.ids(n), b.ids(4 * n));
+    b.write_ids(&mut index, &micro.hidden_rows);
+    let mut gathered = b.buf(n * c.head_width());
+    b.gather(&plan.hidden, &index, &mut gathered, n, c.head_width());
+    let mut stats = b.buf(n * STATS);
+    let job = HeadJob {
+        rows: n,
+        width: c.head_width(),
+        vocab: c.vocab,
+        top_k: 0,
+        temperature: 0.0,
+        seed: 0,
+        forbid: c.forbid.clone(),
+    };
+    b.head(&gathered, params, trunk.layout.head, &keys, &mut stats, &job);
+    let stats = b.read_range(&stats, 0, n * STATS);
+    let right = |row: &[f32], target| RowHead::decode(row, 0).argmax == target;
+    let each = micro.rows.iter().zip(stats.chunks_exact(STATS));
+    each.map(|(r, row)| LossRow {
+        d_entropy: if right(row, r.target) { micro.confidence } else { 0.0 },
+        ..*r
+    })
+    .collect()
+}
+
+/// Cuts the phase's share of rows in two documents at random columns.
+fn cut_rows(seed: u64, phase: &Phase, step: u64, rows: &mut [Row]) {
+    let rng = Rng::new(seed, Stream::Choice, 2);
+    for (r, row) in rows.iter_mut().enumerate() {
+        if phase.random_length > 0.0 && rng.uniform(step as u32, r as u32, 0) < phase.random_length {
+            let columns = row.tokens.len() as u64 - 1;
+            row.cut(1 + rng.below(step as u32, r as u32, 2, columns) as usize);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use hilda_engine::data::Tokenizer;
 use hilda_engine::data::document::{guess_format, read_documents};
 use hilda_engine::decode::{Attention, PolicySpec};
 use hilda_engine::eval::decoders::{Point, Sample, compare, judged};
-use hilda_engine::eval::judge::Judge;
+use hilda_engine::eval::judge::TextJudge;
 use hilda_engine::files;
 use hilda_engine::model::generate::{GenerateError, Request, decode};
 use hilda_engine::model::session::Weights;
@@ -114,9 +114,9 @@ pub fn run(a: Args) -> Result<(), CliError> {
     }
     let prompts = prompts(&a, &tokenizer)?;
     let (other, other_tokenizer) = open_model(&a.judge)?;
-    let mut judge = Judge::new(&other, other_tokenizer)
+    let judge = TextJudge::new(&other, other_tokenizer)
         .map_err(|e| bad(format!("--judge {}: {e}", a.judge.display())))?;
-    let (points, first) = measure(&a, &model, &tokenizer, &mut judge, &policies, &reference, &prompts)?;
+    let (points, first) = measure(&a, &model, &tokenizer, &judge, &policies, &reference, &prompts)?;
     let report = serde_json::json!({
         "model": name(&a.model), "judge": name(&a.judge), "texts": prompts.len(), "prompt": a.prompt,
         "length": a.length, "window": a.window, "seed": a.seed, "reference": reference, "points": points,
@@ -167,7 +167,7 @@ fn measure(
     a: &Args,
     model: &LoadedModel,
     tokenizer: &Tokenizer,
-    judge: &mut Judge,
+    judge: &TextJudge,
     policies: &[PolicySpec],
     reference: &PolicySpec,
     prompts: &[String],

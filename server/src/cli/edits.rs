@@ -7,8 +7,9 @@ use hilda_engine::data::Tokenizer;
 use hilda_engine::data::document::{guess_format, read_documents};
 use hilda_engine::decode::PolicySpec;
 use hilda_engine::diffusion::likelihood::ratio;
-use hilda_engine::eval::edits::{EditsError, Written, unigram_entropy, write};
-use hilda_engine::eval::judge::Judge;
+use hilda_engine::eval::edits::{EditsError, Written, write};
+use hilda_engine::eval::judge::TextJudge;
+use hilda_engine::eval::text::surface::entropy as entropy_of;
 use hilda_engine::model::Session;
 use hilda_engine::model::generate::{GenerateError, Request};
 use hilda_engine::model::session::Weights;
@@ -64,7 +65,7 @@ pub fn run(a: Args) -> Result<(), CliError> {
     let documents = read_documents(&a.data, &format).map_err(data)?;
     let (model, tokenizer) = open_model(&a.model)?;
     let (other, other_tokenizer) = open_model(&a.judge)?;
-    let mut judge = Judge::new(&other, other_tokenizer)
+    let judge = TextJudge::new(&other, other_tokenizer)
         .map_err(|e| bad(format!("--judge {}: {e}", a.judge.display())))?;
     let mut session = Session::new(&Cpu, Arc::new(Weights::new(&Cpu, &model)), model.config.context);
     let prompts: Vec<String> = documents
@@ -91,7 +92,7 @@ pub fn run(a: Args) -> Result<(), CliError> {
                 top_k: 0,
                 ..Request::new(prompt.as_str(), a.length)
             };
-            texts.push(write(&mut session, model.serving, &tokenizer, &request, &mut judge).map_err(
+            texts.push(write(&mut session, model.serving, &tokenizer, &request, &judge).map_err(
                 |e| match e {
                     EditsError::Generate(GenerateError::Session(_)) => CliError::Failure(e.to_string()),
                     e => bad(format!("document {}: {e}", i + 1)),
@@ -139,7 +140,7 @@ fn report(
         let forwards: u32 = texts.iter().map(|w| w.forwards).sum();
         let mut entropy = 0.0;
         for w in texts {
-            entropy += unigram_entropy(&tokenizer.encode(&w.text)?) / texts.len() as f64;
+            entropy += entropy_of(&tokenizer.encode(&w.text)?) / texts.len() as f64;
         }
         Ok(serde_json::json!({
             "judge_nll": value, "judge_nll_stderr": error, "unigram_entropy": entropy,

@@ -13,6 +13,8 @@ enum What {
     /// Negative log-likelihood or its bound, nats per counted token
     #[command(alias = "nelbo")]
     Likelihood(super::likelihood::Args),
+    /// Entropy, repetition, story checks, a judge's perplexity and the cost of generated text
+    Text(super::text::Args),
     /// How many wrong tokens a model's edits put right, and how many right ones they spoil
     Repair(super::repair::Args),
     /// What an autoregressive judge says of the edits that decoding makes
@@ -22,6 +24,7 @@ enum What {
 pub fn run(args: Args) -> Result<(), CliError> {
     match args.what {
         What::Likelihood(a) => super::likelihood::run(a),
+        What::Text(a) => super::text::run(a),
         What::Repair(a) => super::repair::run(a),
         What::Edits(a) => super::edits::run(a),
     }

@@ -6,6 +6,7 @@
 
 pub mod ablate;
 pub mod audit;
+mod average;
 pub mod bench;
 pub mod convert;
 pub mod data;
@@ -23,6 +24,7 @@ mod repair;
 pub mod runs;
 pub mod sample;
 pub mod serve;
+mod text;
 pub mod train;
 
 use std::{

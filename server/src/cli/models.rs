@@ -1,4 +1,4 @@
-//! `hilda models list | show | check | export`: what lies here, what it is, what is wrong with it; and out again.
+//! `hilda models list | show | check | export | average`: what lies here, what it is, what is wrong with it; and out again.
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,8 @@ pub struct Args {
 enum Command {
     /// Write a model as a Hugging Face folder or a GGUF file
     Export(super::export::Export),
+    /// The mean of checkpoints of one stage
+    Average(super::average::Average),
     /// Models of the data folder: pulled ones, and the newest checkpoint of every run
     List {
         /// also what lies in this folder: model folders and GGUF files
@@ -88,6 +90,7 @@ impl Entry {
 pub fn run(args: Args) -> Result<(), CliError> {
     match args.command {
         Command::Export(a) => super::export::run(a),
+        Command::Average(a) => super::average::run(a),
         Command::List { folder, json } => list(folder.as_deref(), json),
         Command::Show { model, json } => show(&model, json),
         Command::Check { model, json } => check(&model, json),
