@@ -122,7 +122,7 @@ impl Estimator {
         use crate::decode::Attention::{BlockCausal, Causal};
         let causal = serving.attention == Causal;
         match self {
-            Estimator::Ar if !causal && !(serving.attention == BlockCausal && serving.block_size == 1) => {
+            Estimator::Ar if !(causal || serving.attention == BlockCausal && serving.block_size == 1) => {
                 Err(self.unavailable(
                     "the model is not causal, so it has no left-to-right factorisation in one forward",
                     "use nll_l2r for the exact likelihood of left-to-right sampling",
