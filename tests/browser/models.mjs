@@ -128,7 +128,7 @@ describe('models', () => {
     await until('the size of what is kept', async () => /\(2\d\.\d MB\)/.test(await forget.innerText()));
     await forget.click();
     await until('an empty cache', async () => !/\(/.test(await forget.innerText()));
-    assert.equal(await page.evaluate(() => caches.has('hilda-models')), false);
+    assert.equal(await page.evaluate(async () => (await (await caches.open('hilda-models')).keys()).length), 0);
     assert.deepEqual(page.trouble, []);
     await page.context().close();
   });
@@ -147,7 +147,7 @@ describe('models', () => {
     const remote = await record('server');
     assert.match(remote.shown, /on the server/);
     assert.equal(remote.trace.header.model.backend, 'server');
-    // a word is changed: the server goes on from there
+    // the next text begins under the same name
     await remote.page.getByRole('button', { name: 'Write', exact: true }).click();
     await playground.written(remote.page);
     await remote.page.context().close();

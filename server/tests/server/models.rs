@@ -144,7 +144,7 @@ async fn a_decoding_elsewhere_is_computed_here() {
     while let Some(request) = decoder.next() {
         // the server forgets: the text is begun again from its ids, and ends the same
         if forwards == 3 {
-            let r = s.send("POST", "/api/models/forward", &json, &forward(cached + 1, &request)).await;
+            let r = s.send("POST", "/api/models/forward", &json, forward(cached + 1, &request)).await;
             assert_problem(&r, 409);
             decoder.forget_cache();
             (cached, forwards) = (0, 4);
