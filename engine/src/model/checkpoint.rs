@@ -1,5 +1,5 @@
 //! Checkpoints in Hugging Face layout: `config.json` (the family's public fields plus a `hilda` object) and
-//! safetensors with the family's tensor names in F32, F16, BF16, or int8 rows (`X` I8 with `X.scale` F32 [rows]).
+//! safetensors with the family's tensor names in F32, F16, BF16, int8 rows or 4-bit blocks ([`super::quant`]).
 //!
 //! Everything is read from bytes, so the page and the server share it. Nothing is trusted: shapes, types and
 //! lengths are checked before a value is read.
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::shards::{Shards, Tensors};
-use super::{Layout, family};
+use super::{Layout, family, quant};
 use crate::config::{Family, ModelConfig};
 use crate::decode::Attention;
 
@@ -28,7 +28,9 @@ pub enum CheckpointError {
     Missing { name: String },
     #[error("tensor {name} has shape {got:?}, the configuration asks for {want:?}")]
     Shape { name: String, got: Vec<usize>, want: Vec<usize> },
-    #[error("tensor {name} has type {got}, which is not read here (F32, F16, BF16, I8 with a scale)")]
+    #[error(
+        "tensor {name} has type {got}, which is not read here (F32, F16, BF16, I8 with a scale, U8 blocks)"
+    )]
     Dtype { name: String, got: String },
     #[error("tensor {name} holds a value that is not finite")]
     NotFinite { name: String },
@@ -153,11 +155,7 @@ pub fn load(config: &str, tensors: &[u8]) -> Result<LoadedModel, CheckpointError
 pub fn read_params(config: &ModelConfig, tensors: &impl Tensors) -> Result<Vec<f32>, CheckpointError> {
     let layout = Layout::new(config);
     let offset = family::norm_offset(config.arch.family);
-    // a configuration may ask for more than the memory holds; a weight takes at least a byte of the file
-    if tensors.bytes() < layout.total {
-        let (has, wants) = (tensors.bytes(), layout.total);
-        return Err(CheckpointError::Format(format!("{has} bytes cannot hold {wants} parameters")));
-    }
+    can_hold(tensors.bytes(), layout.total)?;
     let mut params = vec![0f32; layout.total];
     for t in layout.named(config) {
         let out = &mut params[t.at.offset..t.at.offset + t.at.len];
@@ -169,26 +167,60 @@ pub fn read_params(config: &ModelConfig, tensors: &impl Tensors) -> Result<Vec<f
     Ok(params)
 }
 
+/// A configuration may ask for more than the memory holds; a weight takes at least half a byte of its file.
+pub(super) fn can_hold(bytes: usize, parameters: usize) -> Result<(), CheckpointError> {
+    if bytes.saturating_mul(2) < parameters {
+        let message = format!("{bytes} bytes cannot hold {parameters} parameters");
+        return Err(CheckpointError::Format(message));
+    }
+    Ok(())
+}
+
 /// A safetensors file, its header checked.
 pub fn tensors(bytes: &[u8]) -> Result<SafeTensors<'_>, CheckpointError> {
     SafeTensors::deserialize(bytes)
         .map_err(|e| CheckpointError::Format(format!("does not read as safetensors: {e}")))
 }
 
-/// One tensor into `out`, converting to f32.
+/// One tensor into `out`, converting to f32. A matrix may lie in parts, `X.rows0` and so on ([`super::page`]).
 pub fn read_tensor(
     st: &impl Tensors,
     name: &str,
     shape: &[usize],
     out: &mut [f32],
 ) -> Result<(), CheckpointError> {
-    let view = st.view(name).ok_or_else(|| CheckpointError::Missing { name: name.into() })?;
-    if view.shape() != shape {
-        return Err(CheckpointError::Shape {
-            name: name.into(),
-            got: view.shape().to_vec(),
-            want: shape.to_vec(),
-        });
+    let missing = |name: &str| CheckpointError::Missing { name: name.into() };
+    if let Some(view) = st.view(name) {
+        return read_view(st, name, &view, shape, out);
+    }
+    let &[rows, cols] = shape else { return Err(missing(name)) };
+    let mut first = 0;
+    while first < rows {
+        let part = format!("{name}.rows{first}");
+        let view = st.view(&part).ok_or_else(|| missing(if first == 0 { name } else { &part }))?;
+        let n = view.shape().first().copied().unwrap_or(0);
+        if n == 0 || n > rows - first {
+            let (got, want) = (view.shape().to_vec(), vec![rows - first, cols]);
+            return Err(CheckpointError::Shape { name: part, got, want });
+        }
+        read_view(st, &part, &view, &[n, cols], &mut out[first * cols..][..n * cols])?;
+        first += n;
+    }
+    Ok(())
+}
+
+fn read_view(
+    st: &impl Tensors,
+    name: &str,
+    view: &TensorView,
+    shape: &[usize],
+    out: &mut [f32],
+) -> Result<(), CheckpointError> {
+    let blocks = if view.dtype() == Dtype::U8 { quant::q4_0_shape(shape) } else { None };
+    let want = blocks.as_deref().unwrap_or(shape);
+    if view.shape() != want {
+        let (got, want) = (view.shape().to_vec(), want.to_vec());
+        return Err(CheckpointError::Shape { name: name.into(), got, want });
     }
     let data = view.data();
     match view.dtype() {
@@ -210,13 +242,9 @@ pub fn read_tensor(
         Dtype::I8 => {
             let mut scale = vec![0f32; shape[0]];
             read_tensor(st, &format!("{name}.scale"), &shape[..1], &mut scale)?;
-            let cols = out.len() / shape[0].max(1);
-            for (r, s) in scale.iter().enumerate() {
-                for (o, b) in out[r * cols..][..cols].iter_mut().zip(&data[r * cols..]) {
-                    *o = *b as i8 as f32 * s;
-                }
-            }
+            quant::from_int8(data, &scale, out);
         }
+        Dtype::U8 if blocks.is_some() => quant::from_q4_0(data, out),
         other => return Err(CheckpointError::Dtype { name: name.into(), got: format!("{other:?}") }),
     }
     if out.iter().any(|x| !x.is_finite()) {
@@ -230,7 +258,7 @@ pub fn read_tensor(
 pub enum Format {
     F32,
     F16,
-    /// symmetric int8 per row for matrices (scale = max |row| / 127), F32 for vectors
+    /// int8 rows for matrices, F32 for vectors
     Int8,
 }
 
@@ -250,15 +278,7 @@ pub fn save(config: &ModelConfig, params: &[f32], format: Format) -> Result<Vec<
         };
         match format {
             Format::Int8 if t.shape.len() == 2 => {
-                let cols = t.shape[1];
-                let (mut bytes, mut scales) = (Vec::with_capacity(values.len()), vec![]);
-                for row in values.chunks_exact(cols) {
-                    let max = row.iter().fold(0f32, |m, x| m.max(x.abs()));
-                    let scale = max / 127.0;
-                    let inv = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-                    bytes.extend(row.iter().map(|x| (x * inv).round().clamp(-127.0, 127.0) as i8 as u8));
-                    scales.extend(scale.to_le_bytes());
-                }
+                let (bytes, scales) = quant::to_int8(values, t.shape[1]);
                 tensors.push((format!("{}.scale", t.name), Dtype::F32, vec![t.shape[0]], scales));
                 tensors.push((t.name, Dtype::I8, t.shape, bytes));
             }

@@ -1,4 +1,4 @@
-//! A model in the formats that others read: a Hugging Face folder, or one GGUF file. Whole or absent: written beside its
+//! A model in the formats that others read: a Hugging Face folder, one GGUF file, or pieces for the page. Whole or absent: written beside its
 //! place and renamed.
 
 use std::fs::{self, File};
@@ -7,6 +7,8 @@ use std::path::Path;
 
 use super::checkpoint::{self, CheckpointError, Format, MODEL};
 use super::gguf::{self, GgufFormat};
+use super::page::{self, PageDtype};
+use super::shards::INDEX;
 use super::{LoadedModel, Serving};
 use crate::config::{Family, ModelConfig};
 use crate::data::Tokenizer;
@@ -82,14 +84,46 @@ pub fn to_folder(
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(&partial)?;
         for (name, bytes) in &contents {
-            let mut file = File::create(partial.join(name))?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
+            put(&partial.join(name), bytes)?;
         }
         fs::rename(&partial, out)?;
         files::sync_folder(out)
     };
     io(out, write().inspect_err(|_| drop(fs::remove_dir_all(&partial))))
+}
+
+fn put(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Writes a folder that the page opens, in pieces ([`page`]); `more` are files beside them, such as a card. They are made
+/// from the folder as it will be, so that what is measured is what was written.
+///
+/// Errors: something lies at `out`, a disk that is full, what `more` says.
+pub fn to_page<E: From<ExportError>>(
+    model: &LoadedModel,
+    tokenizer: &Tokenizer,
+    dtype: PageDtype,
+    out: &Path,
+    more: impl FnOnce(&Path) -> Result<Vec<(&'static str, Vec<u8>)>, E>,
+) -> Result<(), E> {
+    let partial = beside(out)?;
+    let write = || -> Result<(), E> {
+        io(&partial, fs::create_dir_all(&partial))?;
+        let one = |name: &str, bytes: &[u8]| io(&partial, put(&partial.join(name), bytes));
+        let index = page::pieces(model, dtype, &one)?;
+        one(INDEX, &serde_json::to_vec_pretty(&index).expect("plain data"))?;
+        one("config.json", page::config_json(&model.config, model.serving).as_bytes())?;
+        one("tokenizer.json", tokenizer.json())?;
+        for (name, bytes) in more(&partial)? {
+            one(name, &bytes)?;
+        }
+        io(out, fs::rename(&partial, out).and_then(|()| files::sync_folder(out)))?;
+        Ok(())
+    };
+    write().inspect_err(|_| drop(fs::remove_dir_all(&partial)))
 }
 
 fn published_config(c: &ModelConfig, serving: Serving, format: Format) -> Vec<u8> {
@@ -176,6 +210,36 @@ mod tests {
         }
         let names = fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(names, 4, "nothing half-written stays");
+    }
+
+    #[test]
+    fn a_page_folder_is_a_model_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let (m, t) = model("llama");
+        for dtype in [PageDtype::Int8, PageDtype::Q4_0] {
+            let out = dir.path().join(dtype.name());
+            let more = |at: &Path| {
+                // what is measured is what was written
+                let inside = Source::open(at).unwrap().load().unwrap();
+                assert!(inside.params != m.params && inside.config == m.config);
+                Ok::<_, ExportError>(vec![("README.md", b"# card".to_vec())])
+            };
+            to_page(&m, &t, dtype, &out, more).unwrap();
+            let facts = inspect(&out).unwrap();
+            assert_eq!(facts.problems, [], "{dtype:?}");
+            let want: &[&str] =
+                if dtype == PageDtype::Int8 { &["F32", "I8"] } else { &["F32", "I8", "Q4_0"] };
+            assert_eq!(facts.formats.keys().collect::<Vec<_>>(), want);
+            assert!(facts.page.unwrap().fits);
+            assert!(fs::read(out.join("README.md")).is_ok());
+            let index = fs::read(out.join(INDEX)).unwrap();
+            let first = &page::Index::parse(&index).unwrap().metadata.pieces[0].file;
+            fs::remove_file(out.join(first)).unwrap();
+            assert!(!inspect(&out).unwrap().problems.is_empty());
+        }
+        let failing = |_: &Path| Err(ExportError::Exists { path: "x".into() });
+        assert!(to_page(&m, &t, PageDtype::Int8, &dir.path().join("no"), failing).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing half-written stays");
     }
 
     #[test]

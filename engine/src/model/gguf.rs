@@ -6,16 +6,17 @@
 //! `attention.causal = false`.
 
 use std::collections::HashMap;
-use std::io::{Read, Seek, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 
+use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::quantized::gguf_file::{self, Content, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
 use super::checkpoint::{CheckpointError, LoadedModel, Serving};
 use super::family::Part;
-use super::gguf_tokenizer;
 use super::{Layout, layout::Named};
+use super::{gguf_header, gguf_tokenizer};
 use crate::config::{Arch, Family, Mlp, ModelConfig, Sliding};
 use crate::decode::Attention;
 
@@ -84,6 +85,12 @@ fn interleaved(r: usize, head_dim: usize) -> usize {
     head * head_dim + 2 * (i % half) + i / half
 }
 
+/// The inverse of [`interleaved`]: which row a file's row `r` is.
+fn halved(r: usize, head_dim: usize) -> usize {
+    let (head, i) = (r / head_dim, r % head_dim);
+    head * head_dim + i / 2 + (i % 2) * (head_dim / 2)
+}
+
 /// Is the tensor one whose rows the llama architecture permutes?
 fn permuted(family: Family, t: &Named) -> bool {
     family == Family::Llama && matches!(t.part, Part::Q | Part::K)
@@ -91,7 +98,9 @@ fn permuted(family: Family, t: &Named) -> bool {
 
 /// A file's header: metadata, and where its tensors are.
 pub fn content<R: Read + Seek>(reader: &mut R) -> Result<Content, CheckpointError> {
-    Content::read(reader).map_err(bad)
+    let mut reader = BufReader::with_capacity(1 << 16, reader);
+    gguf_header::check(&mut reader)?;
+    Content::read(&mut reader).map_err(bad)
 }
 
 /// Reads a whole model; quantised tensors become f32.
@@ -99,6 +108,11 @@ pub fn load<R: Read + Seek>(reader: &mut R) -> Result<LoadedModel, CheckpointErr
     let content = content(reader)?;
     let (config, serving) = read_config(&content)?;
     let layout = Layout::new(&config);
+    let length = reader.seek(SeekFrom::End(0)).map_err(bad)?;
+    // two bits a value are the smallest format
+    if (length as usize).saturating_mul(4) < layout.total {
+        return Err(bad(format!("{length} bytes cannot hold {} parameters", layout.total)));
+    }
     let mut params = vec![0f32; layout.total];
     for t in layout.named(&config) {
         let family = config.arch.family;
@@ -109,23 +123,53 @@ pub fn load<R: Read + Seek>(reader: &mut R) -> Result<LoadedModel, CheckpointErr
             let got = info.shape.dims().to_vec();
             return Err(CheckpointError::Shape { name, got, want: t.shape });
         }
-        let tensor = content.tensor(reader, &name, &Device::Cpu).map_err(|e| bad(format!("{name}: {e}")))?;
-        let values = tensor.dequantize(&Device::Cpu).and_then(|t| t.flatten_all()?.to_vec1::<f32>());
-        let values = values.map_err(|e| bad(format!("{name}: {e}")))?;
-        if values.iter().any(|x| !x.is_finite()) {
-            return Err(CheckpointError::NotFinite { name });
-        }
         let out = &mut params[t.at.offset..][..t.at.len];
-        if permuted(family, &t) {
-            let cols = t.shape[1];
-            for (r, row) in out.chunks_exact_mut(cols).enumerate() {
-                row.copy_from_slice(&values[interleaved(r, config.head_dim) * cols..][..cols]);
-            }
-        } else {
-            out.copy_from_slice(&values);
-        }
+        let head_dim = permuted(family, &t).then_some(config.head_dim);
+        read_rows(reader, &content, &name, head_dim, out)?;
     }
     Ok(LoadedModel { config, serving, params })
+}
+
+/// Bytes that are read and dequantised at once: a whole embedding would take its size in float32 twice over.
+const CHUNK: usize = 1 << 20;
+
+/// One tensor as f32, some rows at a time; rows of heads of `head_dim` back from their interleaved order.
+fn read_rows<R: Read + Seek>(
+    reader: &mut R,
+    content: &Content,
+    name: &str,
+    head_dim: Option<usize>,
+    out: &mut [f32],
+) -> Result<(), CheckpointError> {
+    let failed = |e: &dyn std::fmt::Display| bad(format!("{name}: {e}"));
+    let info =
+        content.tensor_infos.get(name).ok_or_else(|| CheckpointError::Missing { name: name.into() })?;
+    let cols = info.shape.dims().last().copied().unwrap_or(1).max(1);
+    let (block, size) = (info.ggml_dtype.block_size(), info.ggml_dtype.type_size());
+    if cols % block != 0 {
+        return Err(failed(&format!("rows of {cols} are no multiple of a block of {block}")));
+    }
+    let row = cols / block * size;
+    let start = content.tensor_data_offset.checked_add(info.offset).ok_or_else(|| failed(&"lies nowhere"))?;
+    reader.seek(SeekFrom::Start(start)).map_err(|e| failed(&e))?;
+    let rows = (CHUNK / row).max(1);
+    let mut raw = vec![0u8; rows.min(out.len() / cols) * row];
+    for first in (0..out.len() / cols).step_by(rows) {
+        let n = rows.min(out.len() / cols - first);
+        let raw = &mut raw[..n * row];
+        reader.read_exact(raw).map_err(|e| failed(&e))?;
+        let tensor = qtensor_from_ggml(info.ggml_dtype, raw, vec![n, cols], &Device::Cpu);
+        let values = tensor.and_then(|t| t.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>());
+        let values = values.map_err(|e| failed(&e))?;
+        if values.iter().any(|x| !x.is_finite()) {
+            return Err(CheckpointError::NotFinite { name: name.into() });
+        }
+        for (i, values) in values.chunks_exact(cols).enumerate() {
+            let r = head_dim.map_or(first + i, |hd| halved(first + i, hd));
+            out[r * cols..][..cols].copy_from_slice(values);
+        }
+    }
+    Ok(())
 }
 
 /// Shape and manner of decoding from the metadata.
@@ -352,7 +396,8 @@ mod tests {
         // W.reshape(H, 2, hd/2, in).swap(1, 2): row (h, j, i) goes to (h, i, j)
         let (heads, hd) = (3, 8);
         for (h, j, i) in (0..heads).flat_map(|h| (0..2).flat_map(move |j| (0..4).map(move |i| (h, j, i)))) {
-            assert_eq!(interleaved(h * hd + j * 4 + i, hd), h * hd + i * 2 + j);
+            let (here, there) = (h * hd + j * 4 + i, h * hd + i * 2 + j);
+            assert_eq!((interleaved(here, hd), halved(there, hd)), (there, here));
         }
     }
 }

@@ -7,8 +7,9 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde::Serialize;
 
+use super::page::Fit;
 use super::source::{Source, SourceError, Weights};
-use super::{Layout, Serving, Trunk, family};
+use super::{Layout, Serving, Trunk, family, quant};
 use crate::config::{Family, ModelConfig};
 use crate::data::Tokenizer;
 
@@ -98,6 +99,8 @@ pub struct Facts {
     /// memory to decode 256 positions, and to train whole rows of that length one at a time
     pub decode_bytes: Option<u64>,
     pub train_bytes: Option<u64>,
+    /// what it would be in the page
+    pub page: Option<Fit>,
     pub problems: Vec<Problem>,
 }
 
@@ -132,6 +135,7 @@ pub fn inspect(path: &Path) -> Result<Facts, SourceError> {
         bytes: 0,
         decode_bytes: None,
         train_bytes: None,
+        page: None,
         problems: vec![],
     };
     let file = |e: SourceError| Problem::File { message: e.to_string() };
@@ -178,6 +182,7 @@ pub fn inspect(path: &Path) -> Result<Facts, SourceError> {
         let (trunk, layout) = (Trunk::new(c.clone()), Layout::new(&c).total);
         facts.decode_bytes = Some((4 * layout + trunk.plan_bytes(POSITIONS, false)) as u64);
         facts.train_bytes = Some((16 * layout + trunk.plan_bytes(POSITIONS, true)) as u64);
+        facts.page = Some(Fit::new(&c));
         facts.shape = Some(c);
     }
     Ok(facts)
@@ -201,14 +206,7 @@ fn stored(source: &Source, problems: &mut Vec<Problem>) -> Result<Vec<Stored>, S
                 file: f.file,
                 message: f.message,
             }));
-            let one = |(name, dtype, shape, bytes): (String, Dtype, Vec<usize>, usize)| Stored {
-                name,
-                dtype: format!("{dtype:?}"),
-                shape,
-                bytes: bytes as u64,
-                read: matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::I8),
-            };
-            Ok(shards.all().into_iter().map(one).collect())
+            Ok(joined(shards.all().into_iter().map(one).collect()))
         }
         #[cfg(feature = "gguf")]
         Source::Gguf(path) => {
@@ -238,6 +236,52 @@ fn stored(source: &Source, problems: &mut Vec<Problem>) -> Result<Vec<Stored>, S
             Err(SourceError::File { path: path.clone(), message: "GGUF is not part of this build".into() })
         }
     }
+}
+
+/// A tensor of a safetensors file; 4-bit blocks under the shape of what they hold.
+fn one((name, dtype, mut shape, bytes): (String, Dtype, Vec<usize>, usize)) -> Stored {
+    let blocks = dtype == Dtype::U8 && shape.len() == 2 && shape[1] % quant::BLOCK_BYTES == 0;
+    if blocks {
+        shape[1] = shape[1] / quant::BLOCK_BYTES * quant::BLOCK;
+    }
+    let read = blocks || matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::I8);
+    let dtype = if blocks { "Q4_0".into() } else { format!("{dtype:?}") };
+    Stored { name, dtype, shape, bytes: bytes as u64, read }
+}
+
+/// Matrices that lie in parts (`X.rows0` and so on) as one; a part that does not continue the others stays by itself.
+fn joined(all: Vec<Stored>) -> Vec<Stored> {
+    let part = |name: &str| {
+        let (base, first) = name.rsplit_once(".rows")?;
+        let (first, scale) = match first.strip_suffix(".scale") {
+            Some(first) => (first, ".scale"),
+            None => (first, ""),
+        };
+        Some((format!("{base}{scale}"), first.parse::<usize>().ok()?))
+    };
+    let mut parts: BTreeMap<String, Vec<(usize, Stored)>> = BTreeMap::new();
+    let mut out = vec![];
+    for t in all {
+        match part(&t.name) {
+            Some((base, first)) => parts.entry(base).or_default().push((first, t)),
+            None => out.push(t),
+        }
+    }
+    for (name, mut list) in parts {
+        list.sort_by_key(|p| p.0);
+        let mut whole: Option<Stored> = None;
+        for (first, t) in list {
+            match &mut whole {
+                None if first == 0 && !t.shape.is_empty() => whole = Some(Stored { name: name.clone(), ..t }),
+                Some(w) if w.shape[0] == first && w.shape[1..] == t.shape[1..] && w.dtype == t.dtype => {
+                    (w.shape[0], w.bytes) = (first + t.shape[0], w.bytes + t.bytes);
+                }
+                _ => out.push(t),
+            }
+        }
+        out.extend(whole);
+    }
+    out
 }
 
 /// Holds what is stored against what the configuration asks for.

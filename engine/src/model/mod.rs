@@ -9,11 +9,15 @@ pub mod generate;
 #[cfg(feature = "gguf")]
 pub mod gguf;
 #[cfg(feature = "gguf")]
+mod gguf_header;
+#[cfg(feature = "gguf")]
 pub mod gguf_tokenizer;
 #[cfg(feature = "train")]
 pub mod inspect;
 pub mod layout;
 pub mod lora;
+pub mod page;
+pub mod quant;
 pub mod session;
 pub mod shards;
 #[cfg(feature = "train")]

@@ -6,9 +6,9 @@ use hilda_engine::data::Tokenizer;
 use hilda_engine::decode::PolicySpec;
 use hilda_engine::model::LoadedModel;
 use hilda_engine::model::generate::{GenerateError, Request, generate};
-use hilda_engine::model::source::{Source, SourceError};
 
 use super::{CliError, data_dir};
+use crate::library;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -38,28 +38,9 @@ pub struct Args {
 }
 
 /// A model and its tokenizer: a folder, a GGUF file, a run folder for its newest checkpoint, or the name of a model that
-/// was pulled. A model as it was published gets mask, end of text and forbidden ids from its tokenizer.
+/// was pulled ([`library::open`]).
 pub fn open_model(named: &Path) -> Result<(LoadedModel, Tokenizer), CliError> {
-    let bad = |e: SourceError| CliError::BadInput(e.to_string());
-    let source = Source::open(&crate::library::place(&data_dir(), named)).map_err(bad)?;
-    let mut model = source.load().map_err(bad)?;
-    let tokenizer = source
-        .tokenizer()
-        .map_err(bad)?
-        .ok_or_else(|| CliError::BadInput(format!("{}: has no tokenizer.json", source.path().display())))?;
-    if !model.config.takes_tokenizer(tokenizer.vocab()) {
-        let file = source.path().join("tokenizer.json");
-        return Err(CliError::BadInput(format!(
-            "{}: this tokenizer has {} tokens, the model {}: it belongs to another checkpoint",
-            file.display(),
-            tokenizer.vocab(),
-            model.config.vocab
-        )));
-    }
-    if model.config.forbid.is_empty() {
-        model.config.take_roles(&tokenizer);
-    }
-    Ok((model, tokenizer))
+    library::open(&library::place(&data_dir(), named)).map_err(|e| CliError::BadInput(e.to_string()))
 }
 
 /// A policy from its name, its JSON, or the name of a preset: quality, speedy.

@@ -1,0 +1,126 @@
+//! Weights of few bits on disk. In memory they are float32.
+//!
+//! - int8 rows: x = s q with s = max |row| / 127; `X` I8 [rows, cols] with `X.scale` F32 [rows].
+//! - 4-bit blocks, llama.cpp's Q4_0: 32 values share d = m / -8, where m is the value farthest from zero with its sign;
+//!   x = d (q - 8), q in 0..16. A block is 18 bytes: d as f16, then 16 bytes whose low halves are values 0..16 and whose
+//!   high halves are values 16..32. Safetensors has no such type: `X` is U8 [rows, cols / 32 * 18].
+
+use half::f16;
+
+/// Values that share a scale.
+pub const BLOCK: usize = 32;
+/// Bytes of a block.
+pub const BLOCK_BYTES: usize = 18;
+
+/// Shape of the U8 tensor that holds a matrix in 4-bit blocks; `None` where its rows are no multiple of a block.
+pub fn q4_0_shape(shape: &[usize]) -> Option<Vec<usize>> {
+    match shape {
+        [rows, cols] if *cols > 0 && cols % BLOCK == 0 => Some(vec![*rows, cols / BLOCK * BLOCK_BYTES]),
+        _ => None,
+    }
+}
+
+/// Blocks of `values`, whose number is a multiple of [`BLOCK`]. The same bytes as llama.cpp's and candle's.
+pub fn to_q4_0(values: &[f32]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(values.len() / BLOCK * BLOCK_BYTES);
+    for block in values.chunks_exact(BLOCK) {
+        let farthest = block.iter().fold(0f32, |m, x| if x.abs() > m.abs() { *x } else { m });
+        let d = farthest / -8.0;
+        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        let four = |x: f32| ((x * inverse + 8.5) as u8).min(15);
+        out.extend(f16::from_f32(d).to_le_bytes());
+        let (low, high) = block.split_at(BLOCK / 2);
+        out.extend(low.iter().zip(high).map(|(a, b)| four(*a) | four(*b) << 4));
+    }
+    out
+}
+
+/// The inverse: `out` takes [`BLOCK`] values of every [`BLOCK_BYTES`] bytes.
+pub fn from_q4_0(bytes: &[u8], out: &mut [f32]) {
+    for (block, out) in bytes.chunks_exact(BLOCK_BYTES).zip(out.chunks_exact_mut(BLOCK)) {
+        let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
+        let (low, high) = out.split_at_mut(BLOCK / 2);
+        for (q, (a, b)) in block[2..].iter().zip(low.iter_mut().zip(high)) {
+            *a = d * ((q & 15) as f32 - 8.0);
+            *b = d * ((q >> 4) as f32 - 8.0);
+        }
+    }
+}
+
+/// Quantised rows of `cols` values, and their scales as bytes.
+pub fn to_int8(values: &[f32], cols: usize) -> (Vec<u8>, Vec<u8>) {
+    let (mut bytes, mut scales) = (Vec::with_capacity(values.len()), vec![]);
+    for row in values.chunks_exact(cols) {
+        let scale = row.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        bytes.extend(row.iter().map(|x| (x * inverse).round().clamp(-127.0, 127.0) as i8 as u8));
+        scales.extend(scale.to_le_bytes());
+    }
+    (bytes, scales)
+}
+
+/// The inverse, with a scale a row.
+pub fn from_int8(bytes: &[u8], scales: &[f32], out: &mut [f32]) {
+    let cols = out.len() / scales.len().max(1);
+    for ((row, out), s) in bytes.chunks_exact(cols.max(1)).zip(out.chunks_exact_mut(cols.max(1))).zip(scales)
+    {
+        out.iter_mut().zip(row).for_each(|(o, b)| *o = *b as i8 as f32 * s);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hilda_kernels::rng::{Rng, Stream};
+
+    fn normal(n: usize, seed: u64) -> Vec<f32> {
+        let rng = Rng::new(seed, Stream::Init, 0);
+        (0..n).map(|i| 0.05 * rng.normal(0, i as u32, 0) as f32).collect()
+    }
+
+    #[test]
+    fn four_bits_are_those_of_candle() {
+        use candle_core::quantized::{GgmlDType, QTensor};
+        use candle_core::{Device, Tensor};
+        let mut values = normal(7 * 96, 1);
+        values[..BLOCK].fill(0.0);
+        values[40] = 3.0;
+        let tensor = Tensor::from_vec(values.clone(), (7, 96), &Device::Cpu).unwrap();
+        let theirs = QTensor::quantize(&tensor, GgmlDType::Q4_0).unwrap();
+        let ours = to_q4_0(&values);
+        assert_eq!(ours, theirs.data().unwrap().to_vec());
+        assert_eq!(Some(vec![7, ours.len() / 7]), q4_0_shape(&[7, 96]));
+        let mut back = vec![f32::NAN; values.len()];
+        from_q4_0(&ours, &mut back);
+        let want: Vec<f32> =
+            theirs.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(back, want);
+    }
+
+    #[test]
+    fn errors_are_within_half_a_step() {
+        let values = normal(64 * BLOCK, 2);
+        let mut back = vec![0f32; values.len()];
+        from_q4_0(&to_q4_0(&values), &mut back);
+        for (x, y) in values.chunks(BLOCK).zip(back.chunks(BLOCK)) {
+            // sixteen steps reach from m to m - 15 m / 8: the far end opposite to m is cut by up to one step
+            let step = x.iter().fold(0f32, |m, v| m.max(v.abs())) / 8.0;
+            x.iter().zip(y).for_each(|(x, y)| assert!((x - y).abs() <= 1.01 * step, "{x} {y}"));
+        }
+        let (bytes, scales) = to_int8(&values, 128);
+        let scales: Vec<f32> =
+            scales.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        from_int8(&bytes, &scales, &mut back);
+        for ((x, y), s) in values.chunks(128).zip(back.chunks(128)).zip(scales) {
+            x.iter().zip(y).for_each(|(x, y)| assert!((x - y).abs() <= 0.501 * s));
+        }
+    }
+
+    #[test]
+    fn odd_rows_have_no_blocks() {
+        for shape in [&[4, 33][..], &[4, 0], &[32], &[2, 2, 32]] {
+            assert_eq!(q4_0_shape(shape), None);
+        }
+        from_int8(&[], &[], &mut []);
+    }
+}
