@@ -121,8 +121,13 @@ impl Estimator {
     pub fn check(&self, serving: crate::model::Serving) -> Result<(), LikelihoodError> {
         use crate::decode::Attention::{BlockCausal, Causal};
         let causal = serving.attention == Causal;
+        let left_to_right = causal || (serving.attention == BlockCausal && serving.block_size == 1);
         match self {
+<<<<<<< HEAD
             Estimator::Ar if !(causal || serving.attention == BlockCausal && serving.block_size == 1) => {
+=======
+            Estimator::Ar if !left_to_right => {
+>>>>>>> core
                 Err(self.unavailable(
                     "the model is not causal, so it has no left-to-right factorisation in one forward",
                     "use nll_l2r for the exact likelihood of left-to-right sampling",
