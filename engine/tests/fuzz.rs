@@ -272,15 +272,19 @@ fn fuzz_gguf() {
     use std::io::Cursor;
 
     let (m, t) = model();
-    let file = |format, tokenizer: Option<&[u8]>| {
+    let file = |m: &LoadedModel, format, tokenizer: Option<&[u8]>| {
         let mut out = Cursor::new(vec![]);
-        gguf::save(&mut out, &m, format, tokenizer).unwrap();
+        gguf::save(&mut out, m, format, tokenizer).unwrap();
         out.into_inner()
     };
+    let gemma = checkpoint::config_json(&m.config, m.serving).replace("\"llama\"", "\"gemma3_text\"");
+    let (config, serving) = parse_config(&gemma.replacen('{', "{\"sliding_window\":8,", 1)).unwrap();
+    let params = Layout::new(&config).init(&config, 3);
+    let gemma = LoadedModel { config, serving, params };
     let files = [
-        file(GgufFormat::F32, None),
-        file(GgufFormat::Q8_0, Some(t.json())),
-        file(GgufFormat::F16, Some(t.json())),
+        file(&m, GgufFormat::F32, None),
+        file(&m, GgufFormat::Q8_0, Some(t.json())),
+        file(&gemma, GgufFormat::F16, Some(t.json())),
     ];
     fuzz("gguf", &files, |bytes| {
         let mut reader = Cursor::new(bytes);

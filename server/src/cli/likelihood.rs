@@ -31,7 +31,7 @@ pub struct Args {
     /// nelbo_hybrid_loo; `editing` is mask-only, raw and converted side by side [default: the model's own]
     #[arg(long, value_delimiter = ',')]
     pub estimator: Vec<String>,
-    /// block size; 0 = whole rows [default: the model's serving block]
+    /// block size; 0 = whole rows [default: the model's serving block]; reads a causal model as a block model
     #[arg(long)]
     pub block: Option<usize>,
     /// draws per row
@@ -171,14 +171,19 @@ pub fn run(a: Args) -> Result<(), CliError> {
             model.config.context
         )));
     }
-    let estimators = estimators(&a, model.serving)?;
+    // with a block of its choice a causal model is read as the block model it may become
+    let mut serving = model.serving;
+    if let (Attention::Causal, Some(block)) = (serving.attention, a.block) {
+        (serving.attention, serving.block_size) = (Attention::BlockCausal, block);
+    }
+    let estimators = estimators(&a, serving)?;
     for e in &estimators {
         if let Some(block) = e.block().or(matches!(e, Estimator::NelboBlock { .. }).then_some(0))
             && (block == 0 || length % block != 0)
         {
             return Err(bad(format!("--block {block} must divide the row length {length}")));
         }
-        e.check(model.serving)?;
+        e.check(serving)?;
     }
     let packed = pack_texts(&tokenizer, &documents, length).map_err(data)?;
     let packing = PackingSpec { length, documents: whole, restart_positions: whole, restart_blocks: whole };

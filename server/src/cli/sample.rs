@@ -1,11 +1,13 @@
 //! `hilda sample`: text from a model folder, with the trajectory if asked.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hilda_engine::data::Tokenizer;
 use hilda_engine::decode::PolicySpec;
 use hilda_engine::model::LoadedModel;
 use hilda_engine::model::generate::{GenerateError, Request, generate};
+use hilda_engine::model::session::Weights;
 
 use super::{CliError, data_dir};
 use crate::library;
@@ -64,6 +66,8 @@ pub fn run(args: Args) -> Result<(), CliError> {
         return Err(CliError::BadInput(format!("--temperature {} is outside 0..10", args.temperature)));
     }
     let (model, tokenizer) = open_model(&args.model)?;
+    let serving = model.serving;
+    let weights = Arc::new(Weights::of(model));
     for i in 0..args.count {
         let request = Request {
             policy,
@@ -72,7 +76,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
             whole: args.whole,
             ..Request::new(args.prompt.as_str(), args.length)
         };
-        let (text, trajectory) = generate(&model, &tokenizer, &request).map_err(|e| match e {
+        let (text, trajectory) = generate(&weights, serving, &tokenizer, &request).map_err(|e| match e {
             GenerateError::Session(_) => CliError::Failure(e.to_string()),
             e => CliError::BadInput(e.to_string()),
         })?;

@@ -123,11 +123,7 @@ impl Estimator {
         let causal = serving.attention == Causal;
         let left_to_right = causal || (serving.attention == BlockCausal && serving.block_size == 1);
         match self {
-<<<<<<< HEAD
-            Estimator::Ar if !(causal || serving.attention == BlockCausal && serving.block_size == 1) => {
-=======
             Estimator::Ar if !left_to_right => {
->>>>>>> core
                 Err(self.unavailable(
                     "the model is not causal, so it has no left-to-right factorisation in one forward",
                     "use nll_l2r for the exact likelihood of left-to-right sampling",
