@@ -1,6 +1,7 @@
 //! `cargo xtask COMMAND`: everything people type in this repository. Each command installs what it needs where it can
 //! (Debian and Ubuntu as root, rustup, npm) and otherwise says exactly what to install.
 
+mod fuzz;
 mod page;
 mod ptx;
 mod serve;
@@ -31,13 +32,15 @@ fn main() -> ExitCode {
         Some("serve") => serve::command(&args),
         Some("test") => test::command(&args),
         Some("bench") => bench(&args),
+        Some("fuzz") => fuzz::command(&args),
         Some("ptx") => ptx::command(&args),
         Some("help" | "--help" | "-h") | None => {
-            print!("{USAGE}{}{}", ptx::USAGE, test::usage());
+            print!("{USAGE}{}{}{}", ptx::USAGE, fuzz::USAGE, test::usage());
             return ExitCode::SUCCESS;
         }
         Some(other) => {
-            Err(format!("there is no command `{other}`\n{USAGE}{}{}", ptx::USAGE, test::usage()).into())
+            let all = format!("{USAGE}{}{}{}", ptx::USAGE, fuzz::USAGE, test::usage());
+            Err(format!("there is no command `{other}`\n{all}").into())
         }
     };
     match outcome {

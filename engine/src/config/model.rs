@@ -234,6 +234,15 @@ impl ModelConfig {
         if !(8..=65536).contains(&self.mlp) {
             return bad("mlp", format!("{} is outside 8..65536", self.mlp));
         }
+        let a = &self.arch;
+        let finite =
+            [self.norm_eps, a.embed_scale, a.attention_scale.unwrap_or(1.0)].iter().all(|x| x.is_finite());
+        if !(finite && self.rope_theta.is_finite() && self.rope_theta > 0.0) {
+            return bad(
+                "rope_theta",
+                "rotary base, epsilon and scales must be finite, the base above 0".into(),
+            );
+        }
         if !(2..=65536).contains(&self.context) {
             return bad("context", format!("{} is outside 2..65536", self.context));
         }

@@ -17,7 +17,7 @@ use crate::{page, ptx, serve, setup};
 const PLAYWRIGHT: (&str, &str) = ("playwright-core", "1.60.0");
 
 /// Features of the one test build: the WebGPU back end comes with it, so WGSL needs no second build.
-const FEATURES: &[&str] = &["--features", "hilda-kernels/web,hilda-engine/web,hilda-app/web"];
+pub const FEATURES: &[&str] = &["--features", "hilda-kernels/web,hilda-engine/web,hilda-app/web"];
 
 /// Tests whose path has a part that starts with one of these need a Vulkan driver and form the step `wgsl`.
 const WGSL: &[&str] = &["web::", "wgsl"];
@@ -39,6 +39,7 @@ const STEPS: &[Step] = &[
     Step { name: "page", about: "the page within its size budget", slow: true, run: page },
     Step { name: "server", about: "the hilda program in release", slow: false, run: server },
     Step { name: "unit", about: "unit and property tests", slow: false, run: unit },
+    Step { name: "fuzz", about: "every reader on damaged files, ten seconds each", slow: true, run: fuzz },
     Step { name: "doc", about: "examples in the documentation", slow: true, run: doc },
     Step { name: "wgsl", about: "WGSL kernels on a software Vulkan driver", slow: false, run: wgsl },
     Step { name: "outside", about: "command line and HTTP from outside", slow: false, run: outside },
@@ -191,6 +192,15 @@ fn unit(state: &mut State) -> Result<Outcome> {
     let mut counts = Counts::default();
     for binary in state.binaries()?.iter().filter(|binary| binary.package != "hilda-tests") {
         counts.add(binary.run(&args, &[])?);
+    }
+    Ok(Outcome::Ran(counts))
+}
+
+fn fuzz(state: &mut State) -> Result<Outcome> {
+    let envs = [("HILDA_FUZZ_SECONDS", "10".to_string())];
+    let mut counts = Counts::default();
+    for binary in state.binaries()?.iter().filter(|binary| binary.target == "fuzz") {
+        counts.add(binary.run(&[], &envs)?);
     }
     Ok(Outcome::Ran(counts))
 }

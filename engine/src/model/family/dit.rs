@@ -31,7 +31,8 @@ pub(super) fn read(f: &Fields) -> Result<ModelConfig, CheckpointError> {
     let nested = Fields(&f.0["model"]);
     let size = |a: &str, b: &str| nested.maybe(a).or(f.maybe(b)).or(f.maybe(a));
     let need = |a: &str, b: &str| {
-        size(a, b).ok_or_else(|| CheckpointError::Config(format!("{b} is missing or not a whole number")))
+        size(a, b)
+            .ok_or_else(|| CheckpointError::Config(format!("{b} is missing or no plausible whole number")))
     };
     let (width, heads) = (need("hidden_size", "hidden_dim")?, need("n_heads", "n_heads")?);
     let vocab = f.size("vocab_size")?;

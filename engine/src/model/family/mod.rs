@@ -103,16 +103,20 @@ pub fn write(c: &ModelConfig, out: &mut Map<String, Value>) {
     }
 }
 
+/// Largest size of anything in a configuration.
+pub(super) const MOST: u64 = 1 << 24;
+
 /// Typed access to the fields of `config.json`.
 struct Fields<'a>(&'a Value);
 
 impl Fields<'_> {
     fn size(&self, key: &str) -> Result<usize, CheckpointError> {
         self.maybe(key)
-            .ok_or_else(|| CheckpointError::Config(format!("{key} is missing or not a whole number")))
+            .ok_or_else(|| CheckpointError::Config(format!("{key} is missing or no plausible whole number")))
     }
+    /// A size; absurd ones, whose products would overflow, count as none.
     fn maybe(&self, key: &str) -> Option<usize> {
-        self.0[key].as_u64().map(|x| x as usize)
+        self.0[key].as_u64().filter(|x| *x <= MOST).map(|x| x as usize)
     }
     fn number(&self, key: &str) -> Option<f64> {
         self.0[key].as_f64()
@@ -126,7 +130,8 @@ impl Fields<'_> {
             Value::Array(a) => a.first().and_then(Value::as_u64),
             x => x.as_u64(),
         }
-        .map(|x| x as u32)
+        // beyond every vocabulary, which the check of the whole configuration says
+        .map(|x| u32::try_from(x).unwrap_or(u32::MAX))
     }
     /// `rope_theta`, wherever this version of the format keeps it.
     fn rope_theta(&self, or: f64) -> f32 {
