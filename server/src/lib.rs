@@ -12,6 +12,7 @@ pub mod hub;
 pub mod jobs;
 pub mod library;
 pub mod models;
+pub mod page_store;
 pub mod pull;
 pub mod share;
 pub mod storage;

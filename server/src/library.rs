@@ -3,6 +3,51 @@
 
 use std::path::{Path, PathBuf};
 
+use hilda_engine::config::ModelConfig;
+use hilda_engine::data::Tokenizer;
+use hilda_engine::model::source::{Source, SourceError};
+use hilda_engine::model::{LoadedModel, Serving};
+
+/// A model that cannot be used with its tokenizer.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("{}: has no tokenizer.json", .0.display())]
+    NoTokenizer(PathBuf),
+    #[error("{}: this tokenizer has {tokens} tokens, the model {vocab}: it belongs to another checkpoint", file.display())]
+    Vocabulary { file: PathBuf, tokens: usize, vocab: usize },
+}
+
+/// The model at a place: a folder, a GGUF file, or a run folder for its newest checkpoint. A model as it was published
+/// gets mask, end of text and forbidden ids from its tokenizer.
+pub fn open(place: &Path) -> Result<(LoadedModel, Tokenizer), OpenError> {
+    let source = Source::open(place)?;
+    let mut model = source.load()?;
+    let tokenizer = tokenizer(&source, &mut model.config)?;
+    Ok((model, tokenizer))
+}
+
+/// The same without the weights.
+pub fn head(place: &Path) -> Result<(ModelConfig, Serving, Tokenizer), OpenError> {
+    let source = Source::open(place)?;
+    let (mut config, serving) = source.config()?;
+    let tokenizer = tokenizer(&source, &mut config)?;
+    Ok((config, serving, tokenizer))
+}
+
+fn tokenizer(source: &Source, config: &mut ModelConfig) -> Result<Tokenizer, OpenError> {
+    let tokenizer = source.tokenizer()?.ok_or_else(|| OpenError::NoTokenizer(source.path().into()))?;
+    if !config.takes_tokenizer(tokenizer.vocab()) {
+        let file = source.path().join("tokenizer.json");
+        return Err(OpenError::Vocabulary { file, tokens: tokenizer.vocab(), vocab: config.vocab });
+    }
+    if config.forbid.is_empty() {
+        config.take_roles(&tokenizer);
+    }
+    Ok(tokenizer)
+}
+
 /// Is this the name of a repository on the hub, ORG/NAME?
 pub fn valid_name(name: &str) -> bool {
     let part = |p: &str| {

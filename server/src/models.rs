@@ -1,18 +1,23 @@
-//! Models at hand: the demo model that ships with the page, and the newest checkpoint of every run.
+//! Models at hand: the demo model that ships with the page, the newest checkpoint of every run, and models that were
+//! pulled from a hub.
 //!
-//! The page gets int8 rows (`X` I8 with `X.scale` F32 [rows]), whatever the checkpoint holds; the server decodes from
-//! the checkpoint itself.
+//! The page gets small numbers in pieces ([`crate::page_store`]), whatever the model's files hold; the server decodes
+//! from the files themselves.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::SystemTime,
 };
 
 use hilda_engine::{
     data::Tokenizer,
     model::{
-        Layout, LoadedModel, Serving,
+        LoadedModel, Serving,
         checkpoint::{self, Format},
+        inspect::{Facts, inspect},
+        page::Fit,
         session::Weights,
     },
     record::Estimate,
@@ -22,7 +27,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    http::{objective_text, page_files},
+    http::{memory, objective_text, page_files},
+    library, pull,
     storage::{DataDir, RunFolder, StorageError, io_error, valid_id},
 };
 
@@ -35,7 +41,7 @@ pub const DEMO: &str = "hilda-tiny";
 /// A card of `GET /api/models`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ModelCard {
-    /// what `model` is in `/v1/completions`: a run's id, or the demo model's name
+    /// what `model` is in `/v1/completions`: a run's id, a pulled model's name, or the demo model's
     pub id: String,
     pub name: String,
     /// the run that trained it
@@ -59,6 +65,116 @@ pub struct ModelCard {
     pub serving: Option<Serving>,
     /// Unix seconds
     pub created: f64,
+    /// address of the files that the page loads, below the server's
+    pub base: String,
+    /// of the weights as they lie here
+    pub disk_bytes: Option<u64>,
+    /// number formats of the weights
+    pub formats: Vec<String>,
+    /// the card beside the weights, without its front matter
+    pub card: Option<String>,
+    /// the repository and commit that a pulled model came from
+    pub source: Option<String>,
+    pub memory: Option<Memory>,
+    /// what it is in the page
+    pub page: Option<Fit>,
+    /// what keeps it from being used
+    pub problems: Vec<String>,
+}
+
+/// What a model needs on this machine.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Memory {
+    /// bytes to decode 256 positions, and to train whole rows of that length one at a time
+    pub decode_bytes: u64,
+    pub train_bytes: u64,
+    #[serde(flatten)]
+    pub fits: Fits,
+}
+
+/// Does the memory that is free now suffice?
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Fits {
+    pub decode: bool,
+    pub train: bool,
+    pub memory_free: u64,
+}
+
+impl Fits {
+    /// `None` where the system does not say what is free, or the model's shape is not known.
+    pub fn new(facts: &Facts) -> Option<Fits> {
+        let (_, free) = memory()?;
+        let (decode, train) = (facts.decode_bytes? <= free, facts.train_bytes? <= free);
+        Some(Fits { decode, train, memory_free: free })
+    }
+}
+
+/// Facts of models, read again when their files were replaced.
+#[derive(Default)]
+pub struct Inspected(Mutex<HashMap<PathBuf, (SystemTime, Arc<Facts>)>>);
+
+impl Inspected {
+    fn get(&self, place: &Path) -> Option<Arc<Facts>> {
+        let changed = std::fs::metadata(place).and_then(|m| m.modified()).ok()?;
+        let mut known = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((at, facts)) = known.get(place)
+            && *at == changed
+        {
+            return Some(facts.clone());
+        }
+        let facts = Arc::new(inspect(place).ok()?);
+        known.retain(|path, _| path.exists());
+        known.insert(place.into(), (changed, facts.clone()));
+        Some(facts)
+    }
+}
+
+/// Characters of a card that are sent.
+const MOST_CARD: usize = 6000;
+
+/// The card beside a model's weights, without front matter.
+fn card_text(folder: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(folder.join("README.md")).ok()?;
+    let body = match text.strip_prefix("---\n").and_then(|t| t.split_once("\n---")) {
+        Some((_, body)) => body.trim_start_matches('-').trim(),
+        None => text.trim(),
+    };
+    let mut card: String = body.chars().take(MOST_CARD).collect();
+    if card.len() < body.len() {
+        card.push_str("\n...");
+    }
+    Some(card).filter(|c| !c.is_empty())
+}
+
+impl ModelCard {
+    /// The same with what its files say.
+    fn with(self, facts: &Facts, folder: &Path) -> ModelCard {
+        let bytes = (facts.decode_bytes, facts.train_bytes, Fits::new(facts));
+        ModelCard {
+            parameters: facts.parameters,
+            context: facts.shape.as_ref().map(|c| c.context as u64),
+            serving: facts.serving,
+            licence: self.licence.or(facts.licence.clone()),
+            bytes: facts.page.map(|p| p.bytes),
+            disk_bytes: Some(facts.bytes),
+            formats: facts.formats.keys().cloned().collect(),
+            card: card_text(folder),
+            memory: match bytes {
+                (Some(decode_bytes), Some(train_bytes), Some(fits)) => {
+                    Some(Memory { decode_bytes, train_bytes, fits })
+                }
+                _ => None,
+            },
+            page: facts.page,
+            // people elsewhere need not know where the data folder is
+            problems: facts
+                .problems
+                .iter()
+                .map(|p| p.to_string().replace(&format!("{}/", folder.display()), ""))
+                .collect(),
+            ..self
+        }
+    }
 }
 
 fn format_error(path: &Path, what: &'static str) -> impl FnOnce(String) -> StorageError {
@@ -82,50 +198,61 @@ pub fn page_file(checkpoint: &Path, name: &str) -> Result<Vec<u8>, StorageError>
     checkpoint::save(&model.config, &model.params, Format::Int8).map_err(|e| bad()(e.to_string()))
 }
 
-/// Bytes of `model.safetensors` with int8 rows, without its header.
-fn int8_bytes(c: &hilda_engine::config::ModelConfig) -> u64 {
-    let sizes = Layout::new(c).named(c).into_iter().map(|t| match t.shape.len() {
-        2 => t.at.len + 4 * t.shape[0],
-        _ => 4 * t.at.len,
-    });
-    sizes.sum::<usize>() as u64
-}
-
-/// Newest first, the demo model before all. Checkpoints that do not read are left out.
-pub fn cards(data: &DataDir) -> Vec<ModelCard> {
+/// Newest first, the demo model before all. Runs without a checkpoint that reads are left out; pulled models are not:
+/// their card says what is wrong.
+pub fn cards(data: &DataDir, known: &Inspected) -> Vec<ModelCard> {
+    let runs = data.run_ids();
+    let runs = runs.iter().filter_map(|id| run_card(&data.run(id).ok()?, known));
+    let pulled = library::installed(data.root());
     let mut all: Vec<ModelCard> =
-        data.run_ids().iter().filter_map(|id| run_card(&data.run(id).ok()?)).collect();
+        runs.chain(pulled.iter().filter_map(|name| pulled_card(data, name, known))).collect();
     all.sort_by(|a, b| b.created.total_cmp(&a.created).then_with(|| b.id.cmp(&a.id)));
     all.splice(0..0, demo_card());
     all
 }
 
-fn run_card(run: &RunFolder) -> Option<ModelCard> {
+fn run_card(run: &RunFolder, known: &Inspected) -> Option<ModelCard> {
     let folder = run.newest_checkpoint()?;
     let step = run.checkpoints().last()?.step;
-    let text = std::fs::read_to_string(folder.join("config.json")).ok()?;
-    let (config, serving) = checkpoint::parse_config(&text).ok()?;
+    let facts = known.get(&folder).filter(|f| f.shape.is_some())?;
     let recipe = run.config().ok()?;
     let status = run.status().ok().flatten();
     let d = &recipe.data;
     let file = |p: &String| Path::new(p).file_name().map(|n| n.to_string_lossy().into_owned());
-    Some(ModelCard {
+    let card = ModelCard {
         id: run.id.clone(),
         name: recipe.name.clone(),
         run: Some(run.id.clone()),
         family: format!("HILDA ({})", objective_text(&recipe)),
         about: recipe.about.clone(),
-        parameters: Some(config.parameters() as u64),
-        context: Some(config.context as u64),
         data: d.corpus.clone().or(d.train.as_ref().and_then(file)).unwrap_or_default(),
         tokens: status.as_ref().map(|s| s.tokens),
         likelihood: status.and_then(|s| s.headline),
-        licence: None,
-        bytes: Some(int8_bytes(&config)),
         step: Some(step),
-        serving: Some(serving),
         created: run.job().ok()?.created,
-    })
+        base: format!("/api/runs/{}/model/", run.id),
+        ..Default::default()
+    };
+    Some(card.with(&facts, &folder))
+}
+
+fn pulled_card(data: &DataDir, name: &str, known: &Inspected) -> Option<ModelCard> {
+    let folder = library::folder(data.root(), name)?;
+    let facts = known.get(&folder)?;
+    let family = facts.family.map(|f| serde_json::to_value(f).expect("plain data"));
+    let since = |t: SystemTime| t.duration_since(SystemTime::UNIX_EPOCH).ok();
+    let changed = std::fs::metadata(&folder).and_then(|m| m.modified()).ok().and_then(since);
+    let source = pull::read_manifest(&folder).map(|m| format!("{} at {}", m.repository, m.commit));
+    let card = ModelCard {
+        id: name.into(),
+        name: name.into(),
+        family: family.as_ref().and_then(Value::as_str).unwrap_or("").into(),
+        created: changed.map_or(0.0, |d| d.as_secs_f64()),
+        base: format!("/api/models/{name}/"),
+        source,
+        ..Default::default()
+    };
+    Some(card.with(&facts, &folder))
 }
 
 /// The card of the demo model, from its `card.json` where that has the fields.
@@ -153,6 +280,9 @@ fn demo_card() -> Option<ModelCard> {
         bytes: file("model.safetensors").map(|b| b.len() as u64),
         step: card["step"].as_u64(),
         serving: Some(serving),
+        base: format!("/models/{DEMO}/"),
+        card: file("README.md").map(|b| String::from_utf8_lossy(b).into_owned()),
+        page: Some(Fit::new(&config)),
         ..Default::default()
     })
 }
@@ -181,20 +311,31 @@ pub enum ModelError {
     Storage(#[from] StorageError),
     #[error("model \"{name}\": {message}")]
     Unusable { name: String, message: String },
+    #[error("model \"{name}\" is too large for the page: {fit}")]
+    TooLarge { name: String, fit: String },
+}
+
+/// Where the files of a run's newest checkpoint, or of a pulled model, lie; `None` for the demo model, which is part of
+/// the page.
+pub fn place(data: &DataDir, id: &str) -> Result<Option<PathBuf>, ModelError> {
+    let unknown = || ModelError::Unknown(id.chars().take(120).collect());
+    if let Some(folder) = library::folder(data.root(), id) {
+        return if folder.is_dir() { Ok(Some(folder)) } else { Err(unknown()) };
+    }
+    if !valid_id(id) {
+        return Err(unknown());
+    }
+    match data.run(id) {
+        Ok(run) => Ok(Some(run.newest_checkpoint().ok_or_else(unknown)?)),
+        Err(_) if id == DEMO => Ok(None),
+        Err(_) => Err(unknown()),
+    }
 }
 
 impl Loaded {
-    /// Reads the newest checkpoint of a run, or the demo model.
+    /// Reads a model, unless it was used a moment ago.
     pub fn get(&self, data: &DataDir, id: &str) -> Result<Arc<Ready>, ModelError> {
-        let unknown = || ModelError::Unknown(id.chars().take(120).collect());
-        if !valid_id(id) {
-            return Err(unknown());
-        }
-        let folder = match data.run(id) {
-            Ok(run) => Some(run.newest_checkpoint().ok_or_else(unknown)?),
-            Err(_) if id == DEMO => None,
-            Err(_) => return Err(unknown()),
-        };
+        let folder = place(data, id)?;
         let key = folder.clone().unwrap_or_else(|| DEMO.into());
         let mut kept = self.0.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(i) = kept.iter().position(|(k, _)| *k == key) {
@@ -203,37 +344,33 @@ impl Loaded {
             kept.insert(0, found);
             return Ok(model);
         }
+        // room first: two large models side by side may be more than the machine has
+        kept.truncate(KEEP - 1);
         let model = Arc::new(load(id, folder.as_deref())?);
         kept.insert(0, (key, model.clone()));
-        kept.truncate(KEEP);
         Ok(model)
     }
 }
 
 fn load(id: &str, folder: Option<&Path>) -> Result<Ready, ModelError> {
     let unusable = |message: String| ModelError::Unusable { name: id.into(), message };
-    let bytes = |name: &str| -> Result<Vec<u8>, ModelError> {
-        match folder {
-            Some(f) => Ok(read(&f.join(name))?),
-            None => {
-                let path = format!("models/{DEMO}/{name}");
-                let found = page_files().into_iter().find(|(p, _)| *p == path);
-                found.map(|(_, b)| b.into_owned()).ok_or_else(|| ModelError::Unknown(id.into()))
-            }
-        }
+    let (model, tokenizer) = match folder {
+        Some(folder) => library::open(folder).map_err(|e| unusable(e.to_string()))?,
+        None => demo_model(id)?,
     };
-    let [config, tokenizer, tensors] = [bytes(FILES[0])?, bytes(FILES[1])?, bytes(FILES[2])?];
-    let tokenizer = Tokenizer::from_bytes(&tokenizer).map_err(|e| unusable(e.to_string()))?;
-    let config = String::from_utf8_lossy(&config).into_owned();
-    let model: LoadedModel = checkpoint::load(&config, &tensors).map_err(|e| unusable(e.to_string()))?;
-    if !model.config.takes_tokenizer(tokenizer.vocab()) {
-        let (t, m) = (tokenizer.vocab(), model.config.vocab);
-        return Err(unusable(format!("its tokenizer has {t} tokens, its weights {m}")));
-    }
-    Ok(Ready {
-        weights: Arc::new(Weights::new(&Cpu, &model)),
-        serving: model.serving,
-        tokenizer,
-        name: id.into(),
-    })
+    let serving = model.serving;
+    Ok(Ready { weights: Arc::new(Weights::of(model)), serving, tokenizer, name: id.into() })
+}
+
+fn demo_model(id: &str) -> Result<(LoadedModel, Tokenizer), ModelError> {
+    let unusable = |message: String| ModelError::Unusable { name: id.into(), message };
+    let files = page_files();
+    let bytes = |name: &str| {
+        let path = format!("models/{DEMO}/{name}");
+        files.iter().find(|(p, _)| *p == path).map(|(_, b)| b).ok_or_else(|| ModelError::Unknown(id.into()))
+    };
+    let tokenizer = Tokenizer::from_bytes(bytes(FILES[1])?).map_err(|e| unusable(e.to_string()))?;
+    let config = String::from_utf8_lossy(bytes(FILES[0])?).into_owned();
+    let model = checkpoint::load(&config, bytes(FILES[2])?).map_err(|e| unusable(e.to_string()))?;
+    Ok((model, tokenizer))
 }

@@ -117,6 +117,48 @@ fn an_autoregressive_model_becomes_a_diffusion_model_and_goes_out_again() {
 }
 
 #[test]
+fn a_model_goes_to_the_page_and_says_what_that_costs() {
+    let hilda = hilda_or_skip!("a_model_goes_to_the_page_and_says_what_that_costs");
+    let folder = trained(&hilda);
+    let run = |args: &[&str]| program::run(&hilda, folder.path(), args);
+    let export = |dtype: &str, out: &str| {
+        let args = ["models", "export", "ar", "--to", "page", "--dtype", dtype, "--out", out];
+        let ended = run(&[&args[..], &["--measure", "valid.txt", "--rows", "16", "--json"]].concat());
+        done(&ended);
+        ended.json()["quantisation"].clone()
+    };
+    let (int8, q4_0) = (export("int8", "int8"), export("q4_0", "q4_0"));
+    let relative = |v: &Value| v["relative"].as_f64().unwrap();
+    assert!(relative(&int8).abs() < 0.005, "{int8}");
+    assert!(relative(&q4_0).abs() < 0.2 && relative(&q4_0) != relative(&int8), "{q4_0}");
+    // what was measured is what the folder gives
+    let args = ["eval", "nelbo", "--model", "q4_0", "--data", "valid.txt", "--limit", "16", "--json"];
+    let again = run(&args).json()["nelbo"].as_f64().unwrap();
+    assert_eq!(again, q4_0["quantised"]["value"].as_f64().unwrap());
+    let card = fs::read_to_string(folder.path().join("q4_0/README.md")).unwrap();
+    assert!(card.contains("against float32") && card.contains("Q4_0"), "{card}");
+    done(&run(&["models", "check", "q4_0"]));
+    let shown = run(&["models", "show", "int8", "--json"]).json();
+    assert_eq!((&shown["page"]["fits"], &shown["formats"]["I8"][0]), (&true.into(), &15.into()), "{shown}");
+    // a piece that is damaged is named
+    let piece = folder.path().join("int8/model-00001-of-00001.safetensors");
+    let whole = fs::read(&piece).unwrap();
+    fs::write(&piece, &whole[..whole.len() / 2]).unwrap();
+    run(&["models", "check", "int8"]).refused(2, &["problems"]);
+    run(&["sample", "--model", "int8"]).refused(2, &["model-00001-of-00001.safetensors"]);
+    for (to, dtype, word) in
+        [("page", "f16", "int8 or q4_0"), ("hf", "q4_0", "f32 or f16"), ("gguf", "int8", "q8_0")]
+    {
+        run(&["models", "export", "ar", "--to", to, "--dtype", dtype, "--out", "x"]).refused(2, &[word]);
+    }
+    run(&["models", "export", "ar", "--to", "hf", "--out", "x", "--measure", "valid.txt"])
+        .refused(2, &["--to page"]);
+    run(&["models", "export", "ar", "--to", "page", "--out", "x", "--measure", "no.txt"])
+        .refused(2, &["no.txt"]);
+    assert!(!folder.path().join("x").exists());
+}
+
+#[test]
 fn every_arm_of_a_conversion_runs() {
     let hilda = hilda_or_skip!("every_arm_of_a_conversion_runs");
     let folder = trained(&hilda);

@@ -1,5 +1,6 @@
-//! Models at hand: the demo model and every run with a checkpoint, as cards.
+//! Models at hand: the demo model, every run with a checkpoint and every pulled model, as cards.
 
+use hilda_engine::model::page::Fit;
 use hilda_engine::record::Estimate;
 use leptos::prelude::*;
 use leptos_router::components::A;
@@ -10,9 +11,7 @@ use crate::api::{self, Problem};
 use crate::chart::format;
 use crate::dom;
 use crate::shell::set_title;
-
-/// Larger models are left to the server, bytes.
-const PAGE_BYTES: u64 = 600_000_000;
+use crate::worker::DEMO;
 
 /// A card of `GET /api/models`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -47,6 +46,57 @@ pub struct ModelCard {
     /// step of the checkpoint
     #[serde(default)]
     pub step: Option<u64>,
+    /// address of the files that the page loads
+    #[serde(default)]
+    pub base: String,
+    /// of the weights on the server
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
+    /// number formats of the weights
+    #[serde(default)]
+    pub formats: Vec<String>,
+    /// the text beside the weights
+    #[serde(default)]
+    pub card: Option<String>,
+    /// where a pulled model came from
+    #[serde(default)]
+    pub source: Option<String>,
+    #[serde(default)]
+    pub memory: Option<Memory>,
+    /// what it is in the page
+    #[serde(default)]
+    pub page: Option<Fit>,
+    /// what keeps it from being used
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// What a model needs on the server's machine.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct Memory {
+    pub decode_bytes: u64,
+    pub train_bytes: u64,
+    pub decode: bool,
+    pub train: bool,
+    pub memory_free: u64,
+}
+
+impl Memory {
+    /// "0.6 GB to decode, 2.3 GB to train; 14 GB are free: trains here"
+    fn words(&self) -> String {
+        let verdict = match (self.train, self.decode) {
+            (true, _) => "trains here",
+            (false, true) => "decodes here, too large to train",
+            (false, false) => "too large for this machine now",
+        };
+        let b = format::bytes;
+        format!(
+            "{} to decode, {} to train; {} are free: {verdict}",
+            b(self.decode_bytes),
+            b(self.train_bytes),
+            b(self.memory_free)
+        )
+    }
 }
 
 impl ModelCard {
@@ -56,7 +106,15 @@ impl ModelCard {
     }
     /// Whether the page can load it.
     pub fn fits_page(&self) -> bool {
-        self.bytes.is_none_or(|bytes| bytes <= PAGE_BYTES)
+        self.page.is_none_or(|page| page.fits)
+    }
+    /// The playground's address with this model.
+    fn address(&self) -> String {
+        match &self.run {
+            Some(run) => format!("/?run={run}"),
+            None if self.id == DEMO => "/".into(),
+            None => format!("/?model={}", self.id),
+        }
     }
 }
 
@@ -87,7 +145,7 @@ pub fn Models() -> impl IntoView {
                 Some(list) if list.is_empty() => view! {
                     <div class="empty card">
                         <h2>"No models yet"</h2>
-                        <p>"A run has a model after its first checkpoint."</p>
+                        <p>"A run has a model after its first checkpoint; hilda pull ORG/NAME fetches a published one."</p>
                         <A href="/launch" attr:class="button go">"Launch a run"</A>
                     </div>
                 }.into_any(),
@@ -108,15 +166,25 @@ fn has_webgpu() -> bool {
 #[component]
 fn Card(model: ModelCard) -> impl IntoView {
     let name = model.title();
-    let here = match model.fits_page() {
-        false => "on the server; too large for the page",
-        true if has_webgpu() => "in this browser: WebGPU where an adapter is found, else WASM",
-        true => "in this browser: WASM",
+    let here = match (model.fits_page(), has_webgpu()) {
+        (false, _) => "on the server; too large for the page",
+        (true, true) => "in this browser (WebGPU where an adapter is found, else WASM) or on the server",
+        (true, false) => "in this browser (WASM) or on the server",
     };
-    let open = match &model.run {
-        Some(run) => format!("/?run={run}"),
-        None => "/".to_string(),
-    };
+    let page = model.page.map(|p| {
+        let (dtype, verdict) = (p.dtype.name(), if p.fits { "fits" } else { "does not fit" });
+        format!(
+            "{} of files ({dtype}), {} of memory: {verdict}",
+            format::bytes(p.bytes),
+            format::bytes(p.memory)
+        )
+    });
+    let files = model.disk_bytes.map(|b| match model.formats.is_empty() {
+        true => format::bytes(b),
+        false => format!("{} ({})", format::bytes(b), model.formats.join(", ")),
+    });
+    let (open, sound) = (model.address(), model.problems.is_empty());
+    let go = if model.fits_page() { "Open in playground" } else { "Open in playground, on the server" };
     let row = |title: &'static str, value: Option<String>| {
         value.filter(|v| !v.is_empty()).map(|v| view! { <div><dt>{title}</dt><dd>{v}</dd></div> })
     };
@@ -141,12 +209,25 @@ fn Card(model: ModelCard) -> impl IntoView {
                     None => view! { <span class="mut">"not measured"</span> }.into_any(),
                 }}</dd></div>
                 {row("Checkpoint", model.step.map(|s| format!("step {}", format::count(s))))}
-                {row("Files", model.bytes.map(format::bytes))}
+                {row("Files", files.or(model.bytes.map(format::bytes)))}
+                {row("This machine", model.memory.map(|m| m.words()))}
+                {row("The page", page)}
+                {row("From", model.source.clone())}
                 {row("Licence", Some(model.licence.clone().unwrap_or_else(|| "not stated".into())))}
                 {row("Runs", Some(here.to_string()))}
             </dl>
+            {(!sound).then(|| view! {
+                <div class="notice bad">
+                    <p><b>"It cannot be used as it is."</b></p>
+                    <ul>{model.problems.iter().take(5).map(|p| view! { <li>{p.clone()}</li> }).collect_view()}</ul>
+                    {(model.problems.len() > 5).then(|| format!("and {} more; hilda models check lists them", model.problems.len() - 5))}
+                </div>
+            })}
+            {model.card.clone().map(|card| view! {
+                <details class="readme"><summary>"Card"</summary><pre>{card}</pre></details>
+            })}
             <div class="actions">
-                <A href=open attr:class="button go">"Open in playground"</A>
+                {sound.then(|| view! { <A href=open attr:class="button go">{go}</A> })}
                 {model.run.clone().map(|run| view! { <A href=format!("/runs/{run}") attr:class="button">"See the run"</A> })}
             </div>
         </article>

@@ -2,25 +2,14 @@
 
 use leptos::prelude::*;
 
+use super::models::site_models;
 use super::pair::Pair;
 use super::panel::Choice;
-use super::session::{demo, site_model};
-use crate::api;
-use crate::dashboard::ModelCard;
 use crate::worker::Source;
 
 #[component]
 pub fn Beside(pair: Pair) -> impl IntoView {
-    let models = RwSignal::new(vec![("hilda-tiny, the demo model".to_string(), demo())]);
-    leptos::task::spawn_local(async move {
-        // a static host lists no models; the demo model is part of every page
-        let Ok(list) = api::get::<Vec<ModelCard>>("/api/models").await else { return };
-        let open = list.into_iter().filter(ModelCard::fits_page).filter_map(|card| {
-            let run = card.run.clone()?;
-            Some((card.title(), site_model(&format!("/api/runs/{run}/model/"), &run)))
-        });
-        models.try_update(|models| models.extend(open));
-    });
+    let models = site_models();
     let base = |source: &Source| match source {
         Source::Url { base, .. } => Some(base.clone()),
         Source::Files { .. } => None,
@@ -58,7 +47,10 @@ pub fn Beside(pair: Pair) -> impl IntoView {
                 </select>
             </label></div>
             {move || pair.second.model.get().map(|info| view! {
-                <p class="meaning">{format!("A second copy in memory: {}, {}.", super::megabytes(info.bytes), info.device)}</p>
+                <p class="meaning">{match info.on_server {
+                    true => "On the server.".to_string(),
+                    false => format!("A second copy in memory: {}, {}.", super::megabytes(info.bytes), info.device),
+                }}</p>
             })}
         </section>
     }

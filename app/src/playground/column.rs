@@ -69,7 +69,7 @@ fn Notes(session: Session) -> impl IntoView {
                     };
                     view! {
                         <div class="notice loading">
-                            <p>"Loading the model into your browser: "{what}" "<span class="mut">{amount}</span></p>
+                            <p>"Loading the model: "{what}" "<span class="mut">{amount}</span></p>
                             <progress
                                 aria-label="Model"
                                 max="1"

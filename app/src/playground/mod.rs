@@ -9,6 +9,7 @@ mod deal;
 pub mod inspector;
 pub mod layout;
 mod model_card;
+mod models;
 mod pair;
 mod panel;
 mod permalink;
@@ -167,35 +168,21 @@ pub fn megabytes(bytes: u64) -> String {
 }
 
 /// Shows what the address asks for: a text (`#w=`), a run's model (`?run=`), any model of this site (`?model=`), a
-/// device (`?device=wasm`), a second column (`?compare=` a policy, `?beside=` a model of this site).
+/// device (`?device=wasm`, `?device=server`), a second column (`?compare=` a policy, `?beside=` a model of this site).
 fn open_address(pair: Pair) {
     let session = pair.first;
     let query = use_query_map().get_untracked();
     let backend = match query.get("device").as_deref() {
         Some("wasm") => Backend::Wasm,
         Some("webgpu") => Backend::Webgpu,
+        Some("server") => Backend::Server,
         _ => Backend::Auto,
     };
     if backend != Backend::Auto {
         session.backend.set(backend);
     }
-    let source = match (query.get("run"), query.get("model")) {
-        (Some(run), _) => {
-            let safe: String =
-                run.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
-            Some(Source::Url { base: dom::site(&format!("/api/runs/{safe}/model/")), name: safe })
-        }
-        (None, Some(model)) => {
-            let mut base = if model.starts_with('/') { model.clone() } else { format!("/models/{model}") };
-            if !base.ends_with('/') {
-                base.push('/');
-            }
-            let name = model_name(&base);
-            // an address of another site would be fetched too; this page only opens its own models
-            (!base.starts_with("//")).then(|| Source::Url { base: dom::site(&base), name })
-        }
-        (None, None) => None,
-    };
+    let asked = models::named(query.get("run").as_deref(), query.get("model").as_deref());
+    let source = asked.map(|(base, name)| session::site_model(&base, &name));
     if let Some(prompt) = query.get("prompt") {
         session.prompt.set(prompt);
     }
@@ -214,7 +201,7 @@ fn open_address(pair: Pair) {
         pair.second.settings.update(|s| *s = s.with_choice(&choice));
         let base =
             query.get("beside").filter(|b| b.starts_with('/') && !b.starts_with("//") && b.ends_with('/'));
-        pair.other.set(base.map(|base| Source::Url { name: model_name(&base), base }));
+        pair.other.set(base.map(|base| Source::Url { name: models::model_name(&base), base }));
         pair.compare(true);
     }
     follow();
@@ -227,11 +214,6 @@ fn open_address(pair: Pair) {
     }
     let handle = window_event_listener(leptos::ev::hashchange, move |_| follow());
     on_cleanup(move || handle.remove());
-}
-
-/// What a model in a folder is called: runs and shared results keep theirs in a folder "model".
-fn model_name(base: &str) -> String {
-    base.trim_end_matches('/').rsplit('/').find(|p| *p != "model").unwrap_or("model").to_string()
 }
 
 /// Keys work anywhere on the page except where they have another use.

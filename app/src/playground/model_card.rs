@@ -5,18 +5,35 @@ use wasm_bindgen::JsCast;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{DragEvent, File};
 
-use super::megabytes;
+use super::models::{parameters, site_models};
 use super::session::{ModelState, Note, Session, demo, millions};
-use crate::worker::{Backend, Source, clear_cache};
+use super::{address, megabytes};
+use crate::worker::{Backend, Source, clear_cache, kept_bytes};
 
-const BACKENDS: [(Backend, &str, &str); 3] = [
-    (Backend::Auto, "auto", "WebGPU if this browser has a graphics adapter, else WebAssembly"),
+const BACKENDS: [(Backend, &str, &str); 4] = [
+    (
+        Backend::Auto,
+        "auto",
+        "WebGPU if this browser has a graphics adapter, else WebAssembly; the server for models that are too large",
+    ),
     (Backend::Webgpu, "WebGPU", "the graphics adapter, even a software one"),
     (Backend::Wasm, "WASM", "WebAssembly SIMD on one thread"),
+    (Backend::Server, "server", "the machine that serves this page; nothing is downloaded but the tokenizer"),
 ];
 
 #[component]
 pub fn ModelCard(session: Session) -> impl IntoView {
+    let kept = RwSignal::new(0u64);
+    let count = move || {
+        leptos::task::spawn_local(async move {
+            kept.try_set(kept_bytes().await);
+        })
+    };
+    // a model that has come may have left files
+    Effect::new(move |_| {
+        session.model.track();
+        count();
+    });
     let clear = move |_| {
         leptos::task::spawn_local(async move {
             let text = if clear_cache().await {
@@ -25,13 +42,34 @@ pub fn ModelCard(session: Session) -> impl IntoView {
                 "This browser keeps no downloads for this page."
             };
             session.note.set(Some(Note { text: text.into(), bad: false }));
+            count();
         });
+    };
+    let open = move |source: Source, files: &[File]| {
+        address::set_query(&parameters(&source));
+        session.open(source, files);
+    };
+    let models = site_models();
+    let pick = move |event: web_sys::Event| {
+        let base = event_target_value(&event);
+        let found = models.with_untracked(|m| m.iter().find(|m| base_of(&m.1) == base).cloned());
+        if let Some((_, source)) = found {
+            open(source, &[]);
+        }
+    };
+    // what an address named may be on no list
+    let offered = move || {
+        let (mut all, now) = (models.get(), session.source.get());
+        if !all.iter().any(|m| m.1 == now) {
+            all.push((now.name().to_string(), now));
+        }
+        all
     };
     let choose = move |event: web_sys::Event| {
         let input = event.target().and_then(|t| t.dyn_into::<web_sys::HtmlInputElement>().ok());
         let Some(list) = input.and_then(|i| i.files()) else { return };
         let files: Vec<File> = (0..list.length()).filter_map(|i| list.get(i)).collect();
-        session.open(Source::Files { name: "your folder".into() }, &files);
+        open(Source::Files { name: "your folder".into() }, &files);
     };
     view! {
         <section class="card model" aria-label="Model">
@@ -40,16 +78,28 @@ pub fn ModelCard(session: Session) -> impl IntoView {
                 ModelState::Ready(info) => view! {
                     <p><b>{info.name.clone()}</b>" "<span class="mut">{millions(info.parameters)}" parameters"</span></p>
                     <dl class="facts">
-                        <dt>"runs"</dt><dd>"in your browser, "{info.device.clone()}</dd>
+                        <dt>"runs"</dt><dd>{if info.on_server { "on " } else { "in your browser, " }}{info.device.clone()}</dd>
                         <dt>"size"</dt><dd>{megabytes(info.bytes)}{if info.cached { ", kept from an earlier visit" } else { ", downloaded now" }}</dd>
                         <dt>"reads"</dt><dd>{info.context}" tokens"</dd>
-                        <dt>"weights"</dt><dd><code title=info.model_hash.clone()>{info.model_hash.chars().take(12).collect::<String>()}</code></dd>
+                        <dt>"weights"</dt><dd>{match info.on_server {
+                            true => view! { "stay on the server" }.into_any(),
+                            false => view! { <code title=info.model_hash.clone()>{info.model_hash.chars().take(12).collect::<String>()}</code> }.into_any(),
+                        }}</dd>
                     </dl>
                     {info.device_note.clone().map(|note| view! { <p class="meaning">{note}</p> })}
                 }.into_any(),
                 ModelState::Loading { .. } => view! { <p class="mut">"on its way"</p> }.into_any(),
                 _ => view! { <p class="mut">"none"</p> }.into_any(),
             }}
+            <div class="dial"><label>
+                <span class="name">"Open another"</span>
+                <select aria-label="Model to open" on:change=pick>
+                    {move || offered().into_iter().map(|(title, source)| {
+                        let (value, this) = (base_of(&source), source);
+                        view! { <option value=value selected=move || session.source.get() == this>{title}</option> }
+                    }).collect_view()}
+                </select>
+            </label></div>
             <div class="seg" role="group" aria-label="Device">
                 {BACKENDS.map(|(backend, name, about)| view! {
                     <button
@@ -70,12 +120,22 @@ pub fn ModelCard(session: Session) -> impl IntoView {
                     <input class="visually-hidden" type="file" multiple=true prop:webkitdirectory=true on:change=choose/>
                 </label>
                 <Show when=move || session.source.get() != demo()>
-                    <button class="small" on:click=move |_| session.open(demo(), &[])>"Demo model"</button>
+                    <button class="small" on:click=move |_| open(demo(), &[])>"Demo model"</button>
                 </Show>
-                <button class="small quiet" on:click=clear>"Forget downloads"</button>
+                <button class="small quiet" title="Removes every model that this browser keeps for this page" on:click=clear>
+                    "Forget downloads"{move || (kept.get() > 0).then(|| format!(" ({})", megabytes(kept.get())))}
+                </button>
             </div>
-            <p class="meaning">"Or drop a folder with config.json, tokenizer.json and model.safetensors anywhere. Nothing is uploaded."</p>
+            <p class="meaning">"Or drop a folder with config.json, tokenizer.json and model.safetensors or its pieces anywhere. Nothing is uploaded."</p>
         </section>
+    }
+}
+
+/// The address of a model's folder; none for files.
+fn base_of(source: &Source) -> String {
+    match source {
+        Source::Url { base, .. } => base.clone(),
+        Source::Files { .. } => String::new(),
     }
 }
 

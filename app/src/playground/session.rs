@@ -11,15 +11,14 @@ use super::permalink::Recorded;
 use super::player::{Pieces, Player, UserOp};
 use super::settings::{Preset, Settings};
 use super::tape::{Mark, Tape};
+use crate::api::TOKEN_KEY;
 use crate::dom;
 use crate::shell::DevicePill;
 use crate::worker::client::{Client, Heard};
-use crate::worker::{Ask, Backend, Change, ModelInfo, Request, Source, Tell, Timing};
+use crate::worker::{Ask, Backend, Change, DEMO, ModelInfo, Request, Source, Tell, Timing};
 
 /// The prompt a visitor finds.
 pub const STARTER: &str = "Once upon a time, a little girl named Lily";
-/// The model that comes with the page.
-const DEMO: &str = "hilda-tiny";
 
 /// Where the model is.
 #[derive(Clone, Debug, PartialEq)]
@@ -166,7 +165,8 @@ impl Session {
                 }
             }
         }
-        let ask = Ask::Load { source, backend: self.backend.get_untracked() };
+        let token = dom::stored(TOKEN_KEY);
+        let ask = Ask::Load { source, backend: self.backend.get_untracked(), token };
         self.client.with_value(|c| c.as_ref().map(|c| c.ask_with(&ask, files)));
     }
 
@@ -422,7 +422,9 @@ impl Session {
 
 /// What the navigation says about a model.
 fn pill(info: &ModelInfo) -> String {
-    format!("{} {} · in your browser · {}", info.name, millions(info.parameters), info.device)
+    let place =
+        if info.on_server { "on the server".into() } else { format!("in your browser · {}", info.device) };
+    format!("{} {} · {place}", info.name, millions(info.parameters))
 }
 
 fn pieces(info: &ModelInfo) -> Pieces {

@@ -1,15 +1,19 @@
-//! The device that computes: WebGPU where the browser has an adapter, else WebAssembly on the worker's own thread.
+//! The device that computes: WebGPU where the browser has an adapter, else WebAssembly on the worker's own thread; or the
+//! server.
 
 use std::sync::Arc;
 
 use hilda_engine::decode::{ForwardRequest, RowStats};
+#[cfg(feature = "web")]
+use hilda_engine::model::Layout;
 use hilda_engine::model::session::{Session, Weights};
-use hilda_engine::model::{LoadedModel, SessionError};
+use hilda_engine::model::{LoadedModel, SessionError, page};
 use hilda_kernels::Cpu;
 #[cfg(feature = "web")]
 use hilda_kernels::backend::web::{Web, WebError};
 
 use super::Backend;
+use super::remote::{Remote, RemoteError};
 
 /// A forward that failed.
 #[derive(Debug, thiserror::Error)]
@@ -19,8 +23,13 @@ pub enum DeviceError {
     #[cfg(feature = "web")]
     #[error("WebGPU: {0}")]
     Web(#[from] WebError),
+    #[error(transparent)]
+    Server(#[from] RemoteError),
     #[error("this browser offers no WebGPU")]
     NoWebGpu,
+    #[cfg(feature = "web")]
+    #[error("WebGPU holds buffers of up to {} MB here, the weights have {}", limit / 1_000_000, bytes / 1_000_000)]
+    TooLarge { bytes: u64, limit: u64 },
 }
 
 impl DeviceError {
@@ -31,8 +40,15 @@ impl DeviceError {
             DeviceError::Web(WebError::Shape { .. }) => false,
             #[cfg(feature = "web")]
             DeviceError::Web(_) => true,
-            DeviceError::Session(_) | DeviceError::NoWebGpu => false,
+            #[cfg(feature = "web")]
+            DeviceError::TooLarge { .. } => false,
+            DeviceError::Session(_) | DeviceError::NoWebGpu | DeviceError::Server(_) => false,
         }
+    }
+
+    /// Whether the device only lost what it kept of the text.
+    pub fn is_forgetful(&self) -> bool {
+        matches!(self, DeviceError::Server(RemoteError::Forgotten))
     }
 }
 
@@ -40,6 +56,7 @@ impl DeviceError {
 #[allow(clippy::large_enum_variant)] // a worker holds one
 pub enum Device {
     Cpu(Session<Cpu>),
+    Server(Remote),
     #[cfg(feature = "web")]
     Web(Web, Session<Web>),
 }
@@ -58,10 +75,10 @@ pub struct Opened {
 impl Device {
     /// Uploads `model`. With [`Backend::Auto`], WebGPU is used unless the only adapter is a software one, which is
     /// slower than WebAssembly.
-    pub async fn open(model: &LoadedModel, want: Backend) -> Result<Opened, DeviceError> {
+    pub async fn open(model: LoadedModel, want: Backend) -> Result<Opened, DeviceError> {
         let mut note = None;
         if want != Backend::Wasm {
-            match Device::web(model, want).await {
+            match Device::web(&model, want).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) if want == Backend::Webgpu => return Err(error),
                 Err(error) => note = Some(error.to_string()),
@@ -71,10 +88,16 @@ impl Device {
     }
 
     /// WebAssembly on this thread, which is always there.
-    pub fn wasm(model: &LoadedModel) -> Opened {
-        let weights = Arc::new(Weights::new(&Cpu, model));
-        let device = Device::Cpu(Session::new(&Cpu, weights, model.config.context));
+    pub fn wasm(model: LoadedModel) -> Opened {
+        let context = page::context(&model.config);
+        let device = Device::Cpu(Session::new(&Cpu, Arc::new(Weights::of(model)), context));
         Opened { device, name: "WASM SIMD, one thread".into(), note: None, backend: "wasm" }
+    }
+
+    /// The server at `site`, which calls the model `id`; nothing is asked of it yet.
+    pub fn server(site: String, id: String, token: Option<String>) -> Opened {
+        let device = Device::Server(Remote::new(site, id, token));
+        Opened { device, name: "the server's processor".into(), note: None, backend: "server" }
     }
 
     #[cfg(not(feature = "web"))]
@@ -92,12 +115,20 @@ impl Device {
         if info.software && want == Backend::Auto {
             return Err(DeviceError::NoWebGpu);
         }
+        let layout = Layout::new(&model.config);
+        let largest = layout.named(&model.config).iter().map(|t| t.at.len).max().unwrap_or(0);
+        for (values, limit) in [(layout.total, info.max_buffer), (largest, info.max_binding)] {
+            let bytes = 4 * values as u64;
+            if bytes > limit {
+                return Err(DeviceError::TooLarge { bytes, limit });
+            }
+        }
         let adapter = if info.name.is_empty() { "adapter not named" } else { info.name.as_str() };
         let software = if info.software { ", software" } else { "" };
         let name = format!("WebGPU ({adapter}{software})");
         #[allow(clippy::arc_with_non_send_sync)] // sessions of every back end share weights by Arc
         let weights = Arc::new(Weights::new(&web, model));
-        let session = Session::new(&web, weights, model.config.context);
+        let session = Session::new(&web, weights, page::context(&model.config));
         Ok(Opened { device: Device::Web(web, session), name, note: None, backend: "webgpu" })
     }
 
@@ -105,6 +136,7 @@ impl Device {
     pub fn forget(&mut self) {
         match self {
             Device::Cpu(session) => session.forget(),
+            Device::Server(remote) => remote.forget(),
             #[cfg(feature = "web")]
             Device::Web(_, session) => session.forget(),
         }
@@ -114,6 +146,7 @@ impl Device {
     pub async fn answer(&mut self, request: &ForwardRequest) -> Result<RowStats, DeviceError> {
         match self {
             Device::Cpu(session) => Ok(session.answer(request)?),
+            Device::Server(remote) => Ok(remote.answer(request).await?),
             #[cfg(feature = "web")]
             Device::Web(web, session) => {
                 let pending = session.forward(web, request)?;

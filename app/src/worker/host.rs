@@ -5,32 +5,28 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use hilda_engine::data::Tokenizer;
+use hilda_engine::config::ModelConfig;
 use hilda_engine::decode::trajectory::Provenance;
 use hilda_engine::decode::{DecodeConfig, Decoder, StepKind};
-use hilda_engine::model::{self, checkpoint, generate};
-use sha2::{Digest, Sha256};
+use hilda_engine::model::{generate, page};
 use wasm_bindgen::JsCast;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{DedicatedWorkerGlobalScope, MessageEvent};
 
 use super::device::{Device, DeviceError};
-use super::fetch::{FetchError, fetch};
+use super::load::{self, Head};
 use super::prompt::holes;
 use super::{Ask, Backend, Change, ModelInfo, Request, Source, Tell, Timing};
-use crate::dom::message;
 
 /// Alternatives kept for every position and step.
 const TOP_K: usize = 8;
-/// Files of a model, in the order they are fetched.
-const FILES: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
+/// How often in a row a server may say that it forgot a text that was begun again.
+const FORGOTTEN: u32 = 3;
 
 struct Loaded {
     device: Device,
-    tokenizer: Tokenizer,
-    model: hilda_engine::config::ModelConfig,
-    serving: model::Serving,
+    head: Head,
     provenance: Provenance,
     /// where the weights can be had again, should the device lose them
     source: Source,
@@ -64,7 +60,7 @@ fn tell(tell: &Tell) {
     }
 }
 
-fn now() -> f64 {
+pub(super) fn now() -> f64 {
     scope().performance().map(|p| p.now()).unwrap_or_default()
 }
 
@@ -111,7 +107,7 @@ impl Host {
 
     async fn serve(&self, ask: Ask, files: Vec<web_sys::File>) {
         match ask {
-            Ask::Load { source, backend } => match self.load(source, backend, files).await {
+            Ask::Load { source, backend, token } => match self.load(source, backend, token, files).await {
                 Ok(info) => tell(&Tell::Ready(Box::new(info))),
                 Err(message) => tell(&Tell::NoModel { message }),
             },
@@ -137,53 +133,63 @@ impl Host {
         &self,
         source: Source,
         backend: Backend,
+        token: Option<String>,
         files: Vec<web_sys::File>,
     ) -> Result<ModelInfo, String> {
         // the old model's memory is given back before the new one takes its own
         self.job.take();
         self.loaded.take();
-        let (contents, cached) = contents(&source, &files, tell).await?;
-        let (Source::Url { name, .. } | Source::Files { name }) = source.clone();
-        let [config, tokenizer, weights] = &contents;
-        tell(&Tell::Progress { what: "Reading the weights".into(), loaded: 0, total: None });
-        pause().await;
-        let text = std::str::from_utf8(config).map_err(|_| "config.json is not text".to_string())?;
-        let tokenizer = Tokenizer::from_bytes(tokenizer).map_err(|e| e.to_string())?;
-        let model = checkpoint::load(text, weights).map_err(|e| e.to_string())?;
-        if tokenizer.vocab() > model.config.vocab {
-            return Err(format!(
-                "tokenizer.json has {} tokens, the model {}: they do not belong together",
-                tokenizer.vocab(),
-                model.config.vocab
-            ));
-        }
-        let model_hash = hex::encode(Sha256::digest(weights));
-        let opened = Device::open(&model, backend).await.map_err(|e| e.to_string())?;
+        let head = load::head(&source, &files, &tell).await?;
+        let too_large = head.too_large();
+        let on_server = match (backend, &too_large) {
+            (Backend::Server, _) => {
+                let why = "This model is not one of the server's: it can only run in the page.";
+                Some(source.on_server().ok_or(why)?)
+            }
+            (Backend::Auto, Some(why)) => Some(source.on_server().ok_or(why.as_str())?),
+            (_, Some(why)) => {
+                let server = if source.on_server().is_some() { " The server can run it." } else { "" };
+                return Err(format!("{why}{server}"));
+            }
+            (_, None) => None,
+        };
+        let (mut bytes, mut cached, mut model_hash) = (head.bytes, head.cached, String::new());
+        let opened = match on_server {
+            Some((site, id)) => {
+                let note = too_large.map(|why| format!("{why} The server runs it."));
+                super::device::Opened { note, ..Device::server(site, id, token) }
+            }
+            None => {
+                let weights = load::weights(&source, &files, &head, &tell).await?;
+                (bytes, cached, model_hash) = (bytes + weights.bytes, cached && weights.cached, weights.hash);
+                Device::open(weights.model, backend).await.map_err(|e| e.to_string())?
+            }
+        };
+        let name = source.name().to_string();
         let provenance = Provenance {
             model: name.clone(),
             model_hash: model_hash.clone(),
-            tokenizer_hash: tokenizer.hash().to_string(),
+            tokenizer_hash: head.tokenizer.hash().to_string(),
             backend: opened.backend.into(),
             dtype: "f32".into(),
         };
         let info = ModelInfo {
             name,
-            parameters: model.config.parameters() as u64,
-            context: model.config.context as u32,
-            vocab: model.config.vocab as u32,
-            eos_id: model.config.eos_id,
-            serving: model.serving,
+            parameters: head.config.parameters() as u64,
+            context: page::context(&head.config) as u32,
+            vocab: head.config.vocab as u32,
+            eos_id: head.config.eos_id,
+            serving: head.serving,
             device: opened.name,
             device_note: opened.note,
+            on_server: matches!(opened.device, Device::Server(_)),
             model_hash,
-            tokenizer_hash: tokenizer.hash().to_string(),
-            pieces: tokenizer.pieces(),
-            bytes: contents.iter().map(|c| c.len() as u64).sum(),
+            tokenizer_hash: head.tokenizer.hash().to_string(),
+            pieces: head.tokenizer.pieces(),
+            bytes,
             cached,
         };
-        let (config, serving) = (model.config, model.serving);
-        let device = opened.device;
-        let loaded = Loaded { device, tokenizer, model: config, serving, provenance, source, files };
+        let loaded = Loaded { device: opened.device, head, provenance, source, files };
         self.loaded.replace(Some(loaded));
         Ok(info)
     }
@@ -220,6 +226,7 @@ impl Host {
         let (Some(mut loaded), Some(mut job)) = (self.loaded.take(), self.job.take()) else { return };
         self.stop.set(!self.waiting.borrow().is_empty());
         let number = job.number;
+        let mut forgotten = 0;
         let ended = loop {
             if self.stop.get() {
                 break Ok(true);
@@ -227,7 +234,16 @@ impl Host {
             let Some(request) = job.decoder.next() else { break Ok(false) };
             let start = now();
             let stats = match loaded.device.answer(&request).await {
-                Ok(stats) => stats,
+                Ok(stats) => {
+                    forgotten = 0;
+                    stats
+                }
+                Err(error) if error.is_forgetful() && forgotten < FORGOTTEN => {
+                    forgotten += 1;
+                    job.decoder.forget_cache();
+                    loaded.device.forget();
+                    continue;
+                }
                 Err(error) if error.is_of_device() => match loaded.fall_back(error).await {
                     Ok(provenance) => {
                         job.decoder.forget_cache();
@@ -277,14 +293,11 @@ impl Loaded {
     /// Errors: in words, when the same weights cannot be had again.
     async fn fall_back(&mut self, error: DeviceError) -> Result<Provenance, String> {
         let lost = |why: String| format!("{error}, and the model could not be read again: {why}");
-        let (contents, _) = contents(&self.source, &self.files, |_| ()).await.map_err(lost)?;
-        let [config, _, weights] = &contents;
-        if hex::encode(Sha256::digest(weights)) != self.provenance.model_hash {
+        let weights = load::weights(&self.source, &self.files, &self.head, &|_| ()).await.map_err(lost)?;
+        if weights.hash != self.provenance.model_hash {
             return Err(lost("it has changed meanwhile".into()));
         }
-        let text = std::str::from_utf8(config).map_err(|e| lost(e.to_string()))?;
-        let model = checkpoint::load(text, weights).map_err(|e| lost(e.to_string()))?;
-        let opened = Device::wasm(&model);
+        let opened = Device::wasm(weights.model);
         self.device = opened.device;
         let both = format!("{}, then {}", self.provenance.backend, opened.backend);
         self.provenance.backend = opened.backend.into();
@@ -297,9 +310,9 @@ impl Loaded {
 
 /// The decoder's input for a request.
 fn configure(loaded: &Loaded, request: &Request) -> Result<DecodeConfig, String> {
-    let holes = holes(&request.prompt, &loaded.tokenizer).map_err(|e| e.to_string())?;
-    let given = loaded.tokenizer.encode(&holes.prompt).map_err(|e| e.to_string())?.len() + 1;
-    let context = loaded.model.context;
+    let holes = holes(&request.prompt, &loaded.head.tokenizer).map_err(|e| e.to_string())?;
+    let given = loaded.head.tokenizer.encode(&holes.prompt).map_err(|e| e.to_string())?.len() + 1;
+    let context = page::context(&loaded.head.config);
     // text after a hole ends the story where the visitor ended it
     let wanted = if holes.fixed.is_empty() { request.length.max(holes.length) } else { holes.length };
     let length = if holes.fixed.is_empty() {
@@ -318,69 +331,17 @@ fn configure(loaded: &Loaded, request: &Request) -> Result<DecodeConfig, String>
         top_k: TOP_K,
         ..generate::Request::new(holes.prompt, length)
     };
-    let mut config = generate::decode_config(&loaded.model, loaded.serving, &loaded.tokenizer, &asked)
-        .map_err(|e| e.to_string())?;
+    let head = &loaded.head;
+    let model = ModelConfig { context, ..head.config.clone() };
+    let mut config =
+        generate::decode_config(&model, head.serving, &head.tokenizer, &asked).map_err(|e| e.to_string())?;
     let start = config.prompt.len() as u32;
     config.fixed = holes.fixed.iter().map(|(offset, id)| (start + offset, *id)).collect();
     Ok(config)
 }
 
-/// The model's three files, and whether all were there already. `said` hears how it goes.
-async fn contents(
-    source: &Source,
-    files: &[web_sys::File],
-    said: impl Fn(&Tell),
-) -> Result<([Vec<u8>; 3], bool), String> {
-    match source {
-        Source::Url { base, .. } => download(base, said).await,
-        Source::Files { .. } => Ok((read_files(files, said).await?, true)),
-    }
-}
-
-/// The three files below `base`, and whether all were kept from an earlier visit.
-async fn download(base: &str, said: impl Fn(&Tell)) -> Result<([Vec<u8>; 3], bool), String> {
-    let mut contents: [Vec<u8>; 3] = Default::default();
-    let mut cached = true;
-    for (file, content) in FILES.iter().zip(&mut contents) {
-        let url = format!("{base}{file}");
-        let last = Cell::new(-1e9);
-        let progress = |loaded, total| {
-            // ten times a second is enough for a bar
-            if now() - last.get() > 100.0 || Some(loaded) == total {
-                last.set(now());
-                said(&Tell::Progress { what: (*file).into(), loaded, total });
-            }
-        };
-        let fetched = fetch(&url, progress).await.map_err(|e| match e {
-            FetchError::Status { status: 404, .. } => {
-                format!("There is no model at {base} ({file} is missing). Another one can be opened below.")
-            }
-            e => e.to_string(),
-        })?;
-        cached &= fetched.cached;
-        *content = fetched.bytes;
-    }
-    Ok((contents, cached))
-}
-
-/// Dropped files by name.
-async fn read_files(files: &[web_sys::File], said: impl Fn(&Tell)) -> Result<[Vec<u8>; 3], String> {
-    let mut contents: [Vec<u8>; 3] = Default::default();
-    for (name, content) in FILES.iter().zip(&mut contents) {
-        let file = files.iter().find(|f| f.name() == *name);
-        let file = file.ok_or_else(|| {
-            format!("{name} is missing; a model is a folder with config.json, tokenizer.json and model.safetensors")
-        })?;
-        said(&Tell::Progress { what: (*name).into(), loaded: 0, total: Some(file.size() as u64) });
-        let buffer =
-            JsFuture::from(file.array_buffer()).await.map_err(|e| format!("{name}: {}", message(&e)))?;
-        *content = js_sys::Uint8Array::new(&buffer).to_vec();
-    }
-    Ok(contents)
-}
-
 /// Lets waiting messages in.
-async fn pause() {
+pub(super) async fn pause() {
     let promise = js_sys::Promise::new(&mut |resolve, _| {
         drop(scope().set_timeout_with_callback_and_timeout_and_arguments_0(&resolve, 0));
     });

@@ -9,24 +9,31 @@ pub mod client;
 mod device;
 mod fetch;
 pub mod host;
+mod load;
 mod prompt;
+mod remote;
 mod store;
 
 use hilda_engine::decode::{DecodeConfig, PolicySpec, StepRecord, Trajectory};
 use hilda_engine::model::Serving;
 use serde::{Deserialize, Serialize};
 
-pub use store::clear_cache;
+pub use store::{clear_cache, kept_bytes};
+
+/// The model that comes with the page.
+pub const DEMO: &str = "hilda-tiny";
 
 /// Which device a visitor wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
-    /// WebGPU if there is a hardware adapter, else WebAssembly
+    /// WebGPU if there is a hardware adapter, else WebAssembly; the server for what is too large for the page
     #[default]
     Auto,
     Webgpu,
     Wasm,
+    /// the machine that serves this page
+    Server,
 }
 
 /// Where a model comes from.
@@ -37,6 +44,24 @@ pub enum Source {
     Url { base: String, name: String },
     /// files that the visitor dropped
     Files { name: String },
+}
+
+impl Source {
+    pub fn name(&self) -> &str {
+        let (Source::Url { name, .. } | Source::Files { name }) = self;
+        name
+    }
+
+    /// The site's address and what its server calls the model; `None` for files, and for folders that only the page knows.
+    pub fn on_server(&self) -> Option<(String, String)> {
+        let Source::Url { base, .. } = self else { return None };
+        let of = |(site, id): (&str, &str)| (site.to_string(), id.trim_end_matches('/').to_string());
+        if let Some((site, id)) = base.split_once("/api/runs/") {
+            return Some(of((site, id.strip_suffix("/model/")?)));
+        }
+        let pulled = base.split_once("/api/models/").map(of);
+        pulled.or_else(|| base.split_once("/models/").map(of).filter(|(_, id)| id == DEMO))
+    }
 }
 
 /// What to write.
@@ -69,6 +94,8 @@ pub enum Ask {
     Load {
         source: Source,
         backend: Backend,
+        /// what a server on more than this machine wants before it computes
+        token: Option<String>,
     },
     Decode {
         job: u32,
@@ -87,7 +114,7 @@ pub enum Ask {
 pub struct ModelInfo {
     pub name: String,
     pub parameters: u64,
-    /// longest text, tokens
+    /// longest text here, tokens
     pub context: u32,
     pub vocab: u32,
     pub eos_id: u32,
@@ -96,7 +123,9 @@ pub struct ModelInfo {
     pub device: String,
     /// why it is not WebGPU, if that was to be expected
     pub device_note: Option<String>,
-    /// SHA-256 of model.safetensors, hexadecimal
+    /// forwards are computed by the server
+    pub on_server: bool,
+    /// SHA-256 of model.safetensors or of the sums of its pieces, hexadecimal; empty on the server
     pub model_hash: String,
     pub tokenizer_hash: String,
     /// text of every token
@@ -160,4 +189,21 @@ pub enum Tell {
         job: u32,
         message: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_knows_models_by_their_addresses() {
+        let of = |base: &str| Source::Url { base: base.into(), name: String::new() }.on_server();
+        let some = |site: &str, id: &str| Some((site.to_string(), id.to_string()));
+        assert_eq!(of("/api/runs/r-1/model/"), some("", "r-1"));
+        assert_eq!(of("https://a.org/x/api/models/org/name/"), some("https://a.org/x", "org/name"));
+        assert_eq!(of("/models/hilda-tiny/"), some("", "hilda-tiny"));
+        assert_eq!(of("/models/other/"), None);
+        assert_eq!(of("/r/abc/model/"), None);
+        assert_eq!(Source::Files { name: "x".into() }.on_server(), None);
+    }
 }

@@ -19,6 +19,11 @@ pub async fn open() -> Option<Cache> {
     cache.dyn_into().ok()
 }
 
+/// Where a piece with this SHA-256 is kept, from whatever address it came.
+pub fn piece_key(sha256: &str) -> String {
+    format!("/.hilda/pieces/{}", sha256.to_ascii_lowercase())
+}
+
 /// What the cache holds for an address.
 pub async fn find(cache: &Cache, url: &str) -> Option<Response> {
     JsFuture::from(cache.match_with_str(url)).await.ok()?.dyn_into().ok()
@@ -32,6 +37,20 @@ pub async fn keep(cache: &Cache, url: &str, bytes: &[u8], headers: &web_sys::Hea
     if let Ok(response) = Response::new_with_opt_js_u8_array_and_init(Some(&body), &init) {
         drop(JsFuture::from(cache.put_with_str(url, &response)).await);
     }
+}
+
+/// Bytes of everything that is kept.
+pub async fn kept_bytes() -> u64 {
+    let Some(cache) = open().await else { return 0 };
+    let Ok(keys) = JsFuture::from(cache.keys()).await else { return 0 };
+    let mut bytes = 0;
+    for key in js_sys::Array::from(&keys).iter() {
+        let found = JsFuture::from(cache.match_with_request(key.unchecked_ref())).await.ok();
+        let kept = found.and_then(|r| r.dyn_into::<Response>().ok());
+        let length = kept.and_then(|r| r.headers().get("x-length").ok().flatten());
+        bytes += length.and_then(|l| l.parse::<u64>().ok()).unwrap_or(0);
+    }
+    bytes
 }
 
 /// Forgets every downloaded model.

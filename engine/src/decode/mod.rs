@@ -16,6 +16,7 @@ mod tests;
 pub mod trajectory;
 mod user;
 mod verify;
+pub mod wire;
 
 pub use config::{Attention, DecodeConfig, MAX_LENGTH};
 pub use decoder::{Decoder, StepEvent};
@@ -27,9 +28,10 @@ pub use trajectory::{Ledger, StepKind, StepRecord, Stop, Trajectory};
 pub use verify::{Agreement, VerifyError, verify};
 
 use hilda_kernels::{MaskRule, head::RowHead};
+use serde::{Deserialize, Serialize};
 
 /// What the driver must compute.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ForwardRequest {
     /// the request's own index: part of every random key, never a batch slot
     pub sequence: u32,
@@ -40,6 +42,7 @@ pub struct ForwardRequest {
     /// token ids at `query_positions`
     pub ids: Vec<u32>,
     /// rule between query positions, and between them and the cached prefix
+    #[serde(with = "wire")]
     pub rule: MaskRule,
     /// tokens per block for the rule (0 = the whole sequence is one block)
     pub block_size: u32,
@@ -48,7 +51,8 @@ pub struct ForwardRequest {
 }
 
 /// What happens to keys and values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CacheOp {
     /// compute and forget
     None,
@@ -59,7 +63,7 @@ pub enum CacheOp {
 }
 
 /// Statistics asked for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Want {
     /// positions whose token distribution is needed (with the logit shift, position n is read from row n - 1;
     /// the driver's session does that mapping)

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use hilda_kernels::{Cpu, Train};
 
+use super::Serving;
 use super::session::{Session, SessionError, Weights};
-use super::{LoadedModel, Serving};
 use crate::config::ModelConfig;
 use crate::data::{DataError, Tokenizer};
 use crate::decode::{Attention, DecodeConfig, DecodeError, Decoder, PolicySpec, Trajectory};
@@ -133,13 +133,13 @@ pub fn run<B: Train>(
 
 /// One text on the CPU.
 pub fn generate(
-    model: &LoadedModel,
+    weights: &Arc<Weights<Cpu>>,
+    serving: Serving,
     tokenizer: &Tokenizer,
     r: &Request,
 ) -> Result<(String, Trajectory), GenerateError> {
-    let config = decode_config(&model.config, model.serving, tokenizer, r)?;
-    let weights = Arc::new(Weights::new(&Cpu, model));
-    let mut session = Session::new(&Cpu, weights, config.length as usize);
+    let config = decode_config(&weights.trunk.config, serving, tokenizer, r)?;
+    let mut session = Session::new(&Cpu, weights.clone(), config.length as usize);
     let mut decoder = Decoder::new(config)?;
     run(&Cpu, &mut session, &mut decoder, |_| true)?;
     let ids = decoder.state().ids().to_vec();

@@ -14,7 +14,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
 use super::checkpoint::{CheckpointError, LoadedModel, Serving};
-use super::family::Part;
+use super::family::{MOST, Part};
 use super::{Layout, layout::Named};
 use super::{gguf_header, gguf_tokenizer};
 use crate::config::{Arch, Family, Mlp, ModelConfig, Sliding};
@@ -251,17 +251,18 @@ pub fn read_config(content: &Content) -> Result<(ModelConfig, Serving), Checkpoi
     Ok((config, serving))
 }
 
-/// Any whole number.
+/// Any whole number; absurd sizes, whose products would overflow, count as none.
 fn integer(v: &Value) -> Option<usize> {
-    match v {
-        Value::U8(x) => Some(*x as usize),
-        Value::U16(x) => Some(*x as usize),
-        Value::U32(x) => Some(*x as usize),
-        Value::U64(x) => usize::try_from(*x).ok(),
-        Value::I32(x) => usize::try_from(*x).ok(),
-        Value::I64(x) => usize::try_from(*x).ok(),
+    let number = match v {
+        Value::U8(x) => Some(*x as u64),
+        Value::U16(x) => Some(*x as u64),
+        Value::U32(x) => Some(*x as u64),
+        Value::U64(x) => Some(*x),
+        Value::I32(x) => u64::try_from(*x).ok(),
+        Value::I64(x) => u64::try_from(*x).ok(),
         _ => None,
-    }
+    };
+    number.filter(|x| *x <= MOST).map(|x| x as usize)
 }
 
 /// Writes a whole model, with the keys of its `tokenizer.json` if there is one; vectors stay F32, and so do matrices whose

@@ -259,7 +259,8 @@ fn joined(all: Vec<Stored>) -> Vec<Stored> {
         };
         Some((format!("{base}{scale}"), first.parse::<usize>().ok()?))
     };
-    let (mut parts, mut out): (BTreeMap<String, Vec<(usize, Stored)>>, Vec<Stored>) = Default::default();
+    let mut parts: BTreeMap<String, Vec<(usize, Stored)>> = BTreeMap::new();
+    let mut out = vec![];
     for t in all {
         match part(&t.name) {
             Some((base, first)) => parts.entry(base).or_default().push((first, t)),

@@ -41,6 +41,14 @@ impl<B: Backend> Weights<B> {
     }
 }
 
+impl Weights<hilda_kernels::Cpu> {
+    /// The same without a second copy of the weights.
+    pub fn of(model: LoadedModel) -> Self {
+        let trunk = Trunk::new(model.config);
+        Weights { trunk, shift: model.serving.shift, params: model.params }
+    }
+}
+
 /// One sequence being decoded.
 pub struct Session<B: Backend> {
     weights: Arc<Weights<B>>,
@@ -109,6 +117,11 @@ impl<B: Backend> Session<B> {
         &self.weights
     }
 
+    /// Positions whose keys and values are kept.
+    pub fn cached(&self) -> usize {
+        self.cached.len()
+    }
+
     /// Forgets the cached text: the next request begins another sequence.
     pub fn forget(&mut self) {
         self.cached.clear();
@@ -135,6 +148,8 @@ impl<B: Backend> Session<B> {
             limit("token id", *id, c.vocab)?;
         }
         limit("top_k", r.want.top_k as u32, hilda_kernels::head::MAX_TOP_K + 1)?;
+        // each row of statistics has one place
+        limit("number of rows", r.want.rows.len() as u32, context + 1)?;
         let ascending = r.query_positions.windows(2).all(|w| w[0] < w[1]);
         if !ascending || r.ids.len() != n || r.query_positions.first().is_some_and(|p| (*p as usize) < cached)
         {

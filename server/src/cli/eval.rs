@@ -3,17 +3,8 @@
 
 use std::path::PathBuf;
 
-use hilda_engine::config::PackingSpec;
-use hilda_engine::data::document::{guess_format, read_documents};
-use hilda_engine::data::pack::pack_texts;
-use hilda_engine::decode::Attention;
-use hilda_engine::diffusion::likelihood::{Estimator, Evaluation, evaluate, plan_rows};
-use hilda_engine::model::Trunk;
-use hilda_engine::train::input::bytes_per_token;
-use hilda_kernels::{Backend, Cpu};
-
 use super::CliError;
-use super::progress::Progress;
+use super::likelihood::{Measure, likelihood};
 use super::sample::open_model;
 
 #[derive(clap::Args)]
@@ -70,63 +61,22 @@ pub fn run(args: Args) -> Result<(), CliError> {
         What::Repair(a) => return super::repair::run(a),
         What::Edits(a) => return super::edits::run(a),
     };
-    let bad = |m: String| CliError::BadInput(m);
-    if !(1..=4096).contains(&a.k) {
-        return Err(bad(format!("--k {} is outside 1..4096", a.k)));
-    }
-    let whole = match a.packing.as_str() {
+    let documents = match a.packing.as_str() {
         "documents" => true,
         "stream" => false,
-        other => return Err(bad(format!("--packing {other}: documents or stream"))),
+        other => return Err(CliError::BadInput(format!("--packing {other}: documents or stream"))),
     };
-    let data = |e: hilda_engine::data::DataError| CliError::BadInput(e.to_string());
-    let format = guess_format(&a.data).map_err(data)?;
-    let documents = read_documents(&a.data, &format).map_err(data)?;
-    let (model, tokenizer) = open_model(&a.model)?;
-    let length = a.length.unwrap_or(model.config.context);
-    if length > model.config.context {
-        return Err(bad(format!(
-            "--length {length} is longer than the model's context {}",
-            model.config.context
-        )));
-    }
-    let block = a.block.unwrap_or(model.serving.block_size);
-    let own = match model.serving.attention {
-        Attention::Causal => "ar",
-        Attention::BlockCausal => "nelbo_block",
-        Attention::Bidirectional => "nelbo_t",
-    };
-    let estimator = match a.estimator.as_deref().unwrap_or(own) {
-        "ar" => Estimator::Ar,
-        "nelbo_t" => Estimator::NelboT { k: a.k },
-        "nelbo_block" if block > 0 && length % block == 0 => Estimator::NelboBlock { block, k: a.k },
-        "nelbo_block" => return Err(bad(format!("--block {block} must divide the row length {length}"))),
-        other => return Err(bad(format!("--estimator {other}: ar, nelbo_t or nelbo_block"))),
-    };
-    let packed = pack_texts(&tokenizer, &documents, length).map_err(data)?;
-    let packing = PackingSpec { length, documents: whole, restart_positions: whole, restart_blocks: whole };
-    let e = Evaluation {
-        estimator,
+    let measure = Measure {
+        estimator: a.estimator,
+        block: a.block,
+        k: a.k,
         seed: a.seed,
-        shift: model.serving.shift,
-        packing,
-        rows: a.limit,
-        bytes_per_token: Some(bytes_per_token(&tokenizer, &packed)),
+        documents,
+        length: a.length,
+        limit: a.limit,
     };
-    let trunk = Trunk::new(model.config.clone());
-    let b = Cpu;
-    let mut params = b.buf(trunk.layout.total);
-    b.write(&mut params, 0, &model.params);
-    let mut plan = trunk.plan(&b, plan_rows(estimator, length), false);
-    let mut bar = Progress::new("forward");
-    let began = std::time::Instant::now();
-    let estimate = evaluate(&b, &trunk, &params, &mut plan, &packed, &e, |done, of| {
-        let left = began.elapsed().as_secs_f64() / done as f64 * (of - done) as f64;
-        bar.update(done as u64, of as u64, &format!("{} left", super::duration_text(left)));
-        true
-    });
-    bar.finish();
-    let r = estimate.ok_or_else(|| CliError::Failure("stopped".into()))?;
+    let (model, tokenizer) = open_model(&a.model)?;
+    let (r, length) = likelihood(&model, &tokenizer, &a.data, &measure)?;
     if a.json {
         let line = serde_json::json!({
             "nelbo": r.value, "estimator": r.estimator, "k": r.k, "stderr": r.stderr,

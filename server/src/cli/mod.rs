@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod edits;
 mod eval;
 pub mod export;
+mod likelihood;
 pub mod models;
 pub mod parity;
 pub mod progress;

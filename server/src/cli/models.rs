@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{CliError, bytes_text, data_dir};
-use crate::http::memory;
 use crate::library;
+use crate::models::Fits;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -18,7 +18,7 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Write a model as a Hugging Face folder or a GGUF file
+    /// Write a model as a Hugging Face folder, a GGUF file, or a folder for the page
     Export(super::export::Export),
     /// Models of the data folder: pulled ones, and the newest checkpoint of every run
     List {
@@ -53,20 +53,10 @@ struct Entry {
     fits: Option<Fits>,
 }
 
-#[derive(Clone, Copy, Serialize)]
-struct Fits {
-    decode: bool,
-    train: bool,
-    memory_free: u64,
-}
-
 impl Entry {
     fn new(name: String, path: &Path) -> Result<Entry, CliError> {
         let facts = inspect(path).map_err(|e| CliError::BadInput(e.to_string()))?;
-        let fits = memory().and_then(|(_, free)| {
-            let fit = |bytes: Option<u64>| Some(bytes? <= free);
-            Some(Fits { decode: fit(facts.decode_bytes)?, train: fit(facts.train_bytes)?, memory_free: free })
-        });
+        let fits = Fits::new(&facts);
         Ok(Entry { name, facts, fits })
     }
 
@@ -209,6 +199,9 @@ fn show(named: &Path, as_json: bool) -> Result<(), CliError> {
             "memory",
             format!("{} to decode, {} to train; {}", bytes_text(decode), bytes_text(train), e.fit_text()),
         );
+    }
+    if let Some(p) = f.page {
+        line("page", if p.fits { format!("opens there: {p}") } else { format!("too large: {p}") });
     }
     for p in &f.problems {
         line("problem", p.to_string());

@@ -1,14 +1,16 @@
 //! `hilda sample`: text from a model folder, with the trajectory if asked.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hilda_engine::data::Tokenizer;
 use hilda_engine::decode::PolicySpec;
 use hilda_engine::model::LoadedModel;
 use hilda_engine::model::generate::{GenerateError, Request, generate};
-use hilda_engine::model::source::{Source, SourceError};
+use hilda_engine::model::session::Weights;
 
 use super::{CliError, data_dir};
+use crate::library;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -38,28 +40,9 @@ pub struct Args {
 }
 
 /// A model and its tokenizer: a folder, a GGUF file, a run folder for its newest checkpoint, or the name of a model that
-/// was pulled. A model as it was published gets mask, end of text and forbidden ids from its tokenizer.
+/// was pulled ([`library::open`]).
 pub fn open_model(named: &Path) -> Result<(LoadedModel, Tokenizer), CliError> {
-    let bad = |e: SourceError| CliError::BadInput(e.to_string());
-    let source = Source::open(&crate::library::place(&data_dir(), named)).map_err(bad)?;
-    let mut model = source.load().map_err(bad)?;
-    let tokenizer = source
-        .tokenizer()
-        .map_err(bad)?
-        .ok_or_else(|| CliError::BadInput(format!("{}: has no tokenizer.json", source.path().display())))?;
-    if !model.config.takes_tokenizer(tokenizer.vocab()) {
-        let file = source.path().join("tokenizer.json");
-        return Err(CliError::BadInput(format!(
-            "{}: this tokenizer has {} tokens, the model {}: it belongs to another checkpoint",
-            file.display(),
-            tokenizer.vocab(),
-            model.config.vocab
-        )));
-    }
-    if model.config.forbid.is_empty() {
-        model.config.take_roles(&tokenizer);
-    }
-    Ok((model, tokenizer))
+    library::open(&library::place(&data_dir(), named)).map_err(|e| CliError::BadInput(e.to_string()))
 }
 
 /// A policy from its name or its JSON.
@@ -78,6 +61,8 @@ pub fn run(args: Args) -> Result<(), CliError> {
         return Err(CliError::BadInput(format!("--temperature {} is outside 0..10", args.temperature)));
     }
     let (model, tokenizer) = open_model(&args.model)?;
+    let serving = model.serving;
+    let weights = Arc::new(Weights::of(model));
     for i in 0..args.count {
         let request = Request {
             policy,
@@ -86,7 +71,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
             whole: args.whole,
             ..Request::new(args.prompt.as_str(), args.length)
         };
-        let (text, trajectory) = generate(&model, &tokenizer, &request).map_err(|e| match e {
+        let (text, trajectory) = generate(&weights, serving, &tokenizer, &request).map_err(|e| match e {
             GenerateError::Session(_) => CliError::Failure(e.to_string()),
             e => CliError::BadInput(e.to_string()),
         })?;

@@ -106,6 +106,7 @@ impl From<ModelError> for Problem {
                 p.field = Some("model".into());
                 p
             }
+            ModelError::TooLarge { .. } => Problem::not_found(e.to_string()),
             ModelError::Unusable { .. } => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
         }
     }

@@ -6,6 +6,7 @@
 mod assets;
 mod completions;
 mod events;
+mod forward;
 mod guard;
 mod models;
 mod openapi;
@@ -37,7 +38,8 @@ pub use system::{VERSION, corpus_cards, device, memory};
 
 use crate::{
     jobs::Jobs,
-    models::Loaded,
+    models::{Inspected, Loaded},
+    page_store::PageStore,
     storage::{DataDir, Index, RunFolder},
 };
 
@@ -77,6 +79,9 @@ pub struct App {
     pub closing: watch::Sender<bool>,
     assets: assets::Assets,
     loaded: Loaded,
+    inspected: Inspected,
+    pages: PageStore,
+    texts: forward::Texts,
     converted: models::Converted,
     /// one decoding at a time
     decoding: Arc<Semaphore>,
@@ -103,6 +108,9 @@ impl AppState {
             closing: watch::Sender::new(false),
             assets: assets::Assets::load(),
             loaded: Loaded::default(),
+            inspected: Inspected::default(),
+            pages: PageStore::default(),
+            texts: forward::Texts::default(),
             converted: models::Converted::default(),
             decoding: Arc::new(Semaphore::new(1)),
             disk: Mutex::default(),
@@ -163,6 +171,8 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<AppState>)> {
         ("get", "/api/r/{slug}", get(shared::show)),
         ("get", "/r/{slug}/download", get(shared::download)),
         ("get", "/api/models", get(models::cards)),
+        ("get", "/api/models/{org}/{name}/{file}", get(models::pulled)),
+        ("post", "/api/models/forward", post(forward::forward)),
         ("get", "/v1/models", get(models::list)),
         ("post", "/v1/completions", post(completions::create)),
     ]

@@ -11,12 +11,17 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use hilda_engine::model::{page, shards::INDEX};
 use serde_json::{Value, json};
 
 use super::{AppState, Problem, assets::mime};
-use crate::models::{self, FILES, ModelCard};
+use crate::{
+    library,
+    models::{self, ModelCard, ModelError},
+    page_store::fingerprint,
+};
 
-/// Int8 files made last, by checkpoint folder: converting takes longer than sending.
+/// Whole int8 files made last, by checkpoint folder: converting takes longer than sending.
 #[derive(Default)]
 pub struct Converted(Mutex<Vec<(PathBuf, Arc<Vec<u8>>)>>);
 
@@ -34,44 +39,113 @@ impl Converted {
 }
 
 pub async fn cards(State(state): State<AppState>) -> Result<Json<Vec<ModelCard>>, Problem> {
-    state.blocking(|s| Ok(Json(models::cards(&s.data)))).await
+    state.blocking(|s| Ok(Json(models::cards(&s.data, &s.inspected)))).await
 }
 
-/// A file of the newest checkpoint. Its ETag is the checkpoint, which never changes.
+/// A file of the newest checkpoint of a run, in the page's format.
 pub async fn file(
     State(state): State<AppState>,
     Path((id, name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Some(name) = FILES.into_iter().find(|f| *f == name) else {
-        return Err(Problem::not_found(format!("the files of a model are {}", FILES.join(", "))));
-    };
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or("").to_string();
+    let known = known(&headers);
     state
         .blocking(move |s| {
             let run = s.data.run(&id)?;
-            let folder = run
+            let place = run
                 .newest_checkpoint()
                 .ok_or_else(|| Problem::not_found(format!("run {id} has no checkpoint yet")))?;
-            let step = folder.file_name().unwrap_or_default().to_string_lossy();
-            let etag = format!("\"{id}-{step}-{name}\"");
-            let head = [(header::ETAG, etag.clone()), (header::CACHE_CONTROL, "no-cache".to_string())];
-            if known.split(',').any(|k| k.trim().trim_start_matches("W/") == etag) {
-                return Ok((StatusCode::NOT_MODIFIED, head).into_response());
+            if name == "model.safetensors" {
+                let etag = etag(&place, &name);
+                return match known.contains(&etag) {
+                    true => Ok(answer(etag, "no-cache", &name, None)),
+                    false => Ok(answer(etag, "no-cache", &name, Some(s.converted.get(&place)?.to_vec()))),
+                };
             }
-            let bytes = match name {
-                "model.safetensors" => s.converted.get(&folder)?.to_vec(),
-                _ => models::page_file(&folder, name)?,
-            };
-            Ok((head, [(header::CONTENT_TYPE, mime(name))], bytes).into_response())
+            page_file(s, &id, place, &name, &known)
         })
         .await
+}
+
+/// A file of a pulled model, in the page's format.
+pub async fn pulled(
+    State(state): State<AppState>,
+    Path((org, model, name)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let known = known(&headers);
+    state
+        .blocking(move |s| {
+            let id = format!("{org}/{model}");
+            let place = models::place(&s.data, &id)?.ok_or(ModelError::Unknown(id.clone()))?;
+            page_file(s, &id, place, &name, &known)
+        })
+        .await
+}
+
+/// Entity tags that the caller has.
+fn known(headers: &HeaderMap) -> Vec<String> {
+    let all = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or("");
+    all.split(',').map(|k| k.trim().trim_start_matches("W/").to_string()).collect()
+}
+
+/// Another one when the model's files were replaced.
+fn etag(place: &std::path::Path, name: &str) -> String {
+    format!("\"{}-{name}\"", fingerprint(place))
+}
+
+fn answer(etag: String, cache: &'static str, name: &str, bytes: Option<Vec<u8>>) -> Response {
+    let head = [(header::ETAG, etag), (header::CACHE_CONTROL, cache.to_string())];
+    match bytes {
+        Some(bytes) => (head, [(header::CONTENT_TYPE, mime(name))], bytes).into_response(),
+        None => (StatusCode::NOT_MODIFIED, head).into_response(),
+    }
+}
+
+/// `config.json` and `tokenizer.json` of any model; index and pieces of one that the page can hold.
+fn page_file(
+    s: &AppState,
+    id: &str,
+    place: PathBuf,
+    name: &str,
+    known: &[String],
+) -> Result<Response, Problem> {
+    let piece = name.strip_prefix("model-").and_then(|n| n.strip_suffix(".safetensors"));
+    let is_piece = piece.is_some_and(|n| n.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+    if !["config.json", "tokenizer.json", INDEX].contains(&name) && !is_piece {
+        let detail = format!("the files of a model are config.json, tokenizer.json, {INDEX} and its pieces");
+        return Err(Problem::not_found(detail));
+    }
+    let etag = etag(&place, name);
+    if known.contains(&etag) {
+        return Ok(answer(etag, "no-cache", name, None));
+    }
+    let head = || {
+        let message =
+            |e: library::OpenError| ModelError::Unusable { name: id.into(), message: e.to_string() };
+        library::head(&place).map_err(message)
+    };
+    let bytes = match name {
+        "config.json" => {
+            let (config, serving, _) = head()?;
+            page::config_json(&config, serving).into_bytes()
+        }
+        "tokenizer.json" => head()?.2.json().to_vec(),
+        _ => {
+            let path = s.pages.folder(&s.data, id, &place)?.join(name);
+            let gone = |_| Problem::not_found(format!("the model {id} has no piece {name}"));
+            std::fs::read(path).map_err(gone)?
+        }
+    };
+    // the page keeps pieces itself, by their sums: once is enough
+    let cache = if is_piece { "no-store" } else { "no-cache" };
+    Ok(answer(etag, cache, name, Some(bytes)))
 }
 
 pub async fn list(State(state): State<AppState>) -> Result<Json<Value>, Problem> {
     state
         .blocking(|s| {
-            let data: Vec<Value> = models::cards(&s.data)
+            let data: Vec<Value> = models::cards(&s.data, &s.inspected)
                 .into_iter()
                 .map(|c| json!({ "id": c.id, "object": "model", "created": c.created as u64, "owned_by": "hilda" }))
                 .collect();

@@ -1,4 +1,5 @@
-//! The data folder: `runs/ID/`, `trash/ID/`, `shares/SLUG.json`, `corpora/`, `hilda.sqlite` (an index, rebuilt from
+//! The data folder: `runs/ID/`, `trash/ID/`, `shares/SLUG.json`, `corpora/`, `models/ORG/NAME/`, `page/` (models as the page
+//! loads them, made again when they are missing), `hilda.sqlite` (an index, rebuilt from
 //! the run folders when it is missing), `server.lock` (held by the one server of this folder).
 //!
 //! Every name that comes from a person passes [`valid_id`] or [`valid_slug`] before it becomes part of a path.

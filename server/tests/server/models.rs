@@ -2,11 +2,20 @@
 
 use std::{fs, process::Command};
 
-use hilda_engine::{decode::Trajectory, model::checkpoint};
+use hilda_engine::{
+    decode::{CacheOp, Decoder, ForwardRequest, Trajectory, wire::RemoteForward},
+    model::{
+        checkpoint,
+        page::{Index, Loader},
+        session::Pending,
+        shards::INDEX,
+    },
+};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::{
-    setup::{add_model, data_folder},
+    setup::{add_model, add_pulled, data_folder},
     site::{Site, assert_problem},
 };
 
@@ -55,6 +64,130 @@ async fn cards_and_files_of_a_checkpoint() {
         .unwrap();
     assert_problem(&damaged.get(&format!("/api/runs/{ID}/model/model.safetensors")).await, 500);
     assert_problem(&damaged.post("/v1/completions", json!({ "model": ID, "prompt": "Once" })).await, 500);
+}
+
+const PULLED: &str = "org/cats-1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pulled_model_has_a_card_and_comes_in_pieces() {
+    let s = site();
+    add_pulled(s.data.path(), PULLED);
+    let card_of =
+        |cards: &Value| cards.as_array().unwrap().iter().find(|c| c["id"] == PULLED).cloned().unwrap();
+    let card = card_of(&s.get("/api/models").await.json());
+    assert_eq!((card["licence"].as_str(), card["run"].as_str()), (Some("apache-2.0"), None));
+    assert_eq!(card["card"], "# A model\n\nIt writes about cats.");
+    assert_eq!((card["family"].as_str(), &card["problems"]), (Some("llama"), &json!([])));
+    assert_eq!((&card["formats"], &card["page"]["fits"]), (&json!(["F32"]), &json!(true)));
+    assert_eq!((&card["memory"]["decode"], &card["memory"]["train"]), (&json!(true), &json!(true)));
+    assert!(card["disk_bytes"].as_u64() > card["page"]["bytes"].as_u64());
+    let base = card["base"].as_str().unwrap();
+    assert_eq!(base, "/api/models/org/cats-1/");
+
+    let config = s.get(&format!("{base}config.json")).await;
+    assert!(config.body.contains(INDEX), "{}", config.body);
+    let index = Index::parse(&s.bytes(&format!("{base}{INDEX}")).await).unwrap();
+    let mut loader = Loader::new(&config.body, index.total()).unwrap();
+    for piece in &index.metadata.pieces {
+        let bytes = s.bytes(&format!("{base}{}", piece.file)).await;
+        assert_eq!(piece.sha256, Some(hex::encode(Sha256::digest(&bytes))));
+        loader.add(&bytes).unwrap();
+    }
+    let loaded = loader.finish().unwrap();
+    let whole = fs::read(s.data.path().join("models").join(PULLED).join("model.safetensors")).unwrap();
+    let whole = checkpoint::load(&config.body, &whole).unwrap();
+    let far = whole.params.iter().zip(&loaded.params).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    assert!(far > 0.0 && far < 1e-3, "{far}");
+    // a run comes in pieces too
+    let run = format!("/api/runs/{ID}/model/");
+    Index::parse(&s.bytes(&format!("{run}{INDEX}")).await).unwrap();
+
+    let tag = s.get(&format!("{base}{INDEX}")).await.headers["etag"].to_str().unwrap().to_string();
+    let again = s.send("GET", &format!("{base}{INDEX}"), &[("if-none-match", &tag)], "").await;
+    assert_eq!(again.status, 304);
+    for name in ["README.md", "model-9.safetensors", "..", "%2e%2e%2fhub.json", "model-..%2fx.safetensors"] {
+        assert_eq!(s.get(&format!("{base}{name}")).await.status, 404, "{name}");
+    }
+    assert_eq!(s.get("/api/models/org/none/config.json").await.status, 404);
+
+    // it also writes here, under its name
+    let ask = json!({ "model": PULLED, "prompt": "Once", "max_tokens": 8 });
+    assert_eq!(s.post("/v1/completions", ask).await.status, 200);
+
+    // what is wrong with it is on its card
+    let damaged = Site::local();
+    add_pulled(damaged.data.path(), PULLED);
+    let weights = damaged.data.path().join("models").join(PULLED).join("model.safetensors");
+    fs::write(&weights, [0xff; 64]).unwrap();
+    let card = card_of(&damaged.get("/api/models").await.json());
+    assert!(card["problems"][0].as_str().unwrap().contains("model.safetensors"), "{card}");
+    assert_problem(&damaged.get(&format!("{base}{INDEX}")).await, 500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decoding_elsewhere_is_computed_here() {
+    let s = site();
+    let ask = json!({
+        "model": ID, "prompt": "Once upon", "max_tokens": 24, "seed": 3, "temperature": 1.0,
+        "diffusion": { "policy": { "kind": "threshold", "tau": 0.3 }, "trajectory": true },
+    });
+    let whole = s.post("/v1/completions", ask).await.json();
+    let record: Trajectory = serde_json::from_value(whole["diffusion"]["trajectory"].clone()).unwrap();
+
+    let mut decoder = Decoder::new(record.header.config.clone()).unwrap();
+    let (mut cached, mut forwards) = (0u32, 0);
+    let forward = |cached: u32, request: &ForwardRequest| {
+        let (model, session) = (ID.to_string(), "one".to_string());
+        serde_json::to_string(&RemoteForward { model, session, cached, request: request.clone() }).unwrap()
+    };
+    let json = [("content-type", "application/json")];
+    while let Some(request) = decoder.next() {
+        // the server forgets: the text is begun again from its ids, and ends the same
+        if forwards == 3 {
+            let r = s.send("POST", "/api/models/forward", &json, forward(cached + 1, &request)).await;
+            assert_problem(&r, 409);
+            decoder.forget_cache();
+            (cached, forwards) = (0, 4);
+            continue;
+        }
+        let bytes = s.post_bytes("/api/models/forward", &forward(cached, &request)).await;
+        let values: Vec<f32> =
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let pending = Pending { rows: request.want.rows.len(), top_k: request.want.top_k };
+        assert_eq!(values.len(), pending.len());
+        match request.cache {
+            CacheOp::None => {}
+            CacheOp::Truncate { keep } => cached = cached.min(keep),
+            CacheOp::Store => cached += request.query_positions.len() as u32,
+        }
+        decoder.apply(pending.decode(&values)).unwrap();
+        forwards += 1;
+    }
+    assert!(forwards > 4 && cached > 0, "{forwards} {cached}");
+    assert_eq!(decoder.trajectory().footer.ids, record.footer.ids);
+
+    let mut decoder = Decoder::new(record.header.config.clone()).unwrap();
+    let request = decoder.next().unwrap();
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let mut body: Value = serde_json::from_str(&forward(0, &request)).unwrap();
+        change(&mut body);
+        body
+    };
+    for (body, status) in [
+        (refused(&|b| b["model"] = "nobody".into()), 404),
+        (refused(&|b| b["session"] = "".into()), 422),
+        (refused(&|b| b["cached"] = 7.into()), 409),
+        (refused(&|b| b["request"]["ids"][0] = 1_000_000.into()), 422),
+        (refused(&|b| b["request"]["query_positions"][0] = 4_000_000.into()), 422),
+        (refused(&|b| b["request"]["want"]["top_k"] = 4096.into()), 422),
+        (refused(&|b| b["request"]["want"]["temperature"] = (-1).into()), 422),
+        (refused(&|b| b["request"]["want"]["rows"] = json!(vec![1; 500])), 422),
+        (refused(&|b| b["request"]["cache"] = json!({ "truncate": { "keep": 9 } })), 422),
+        (refused(&|b| b["request"]["rule"]["attention"] = "diagonal".into()), 400),
+        (refused(&|b| b["request"] = json!({})), 400),
+    ] {
+        assert_problem(&s.post("/api/models/forward", body).await, status);
+    }
 }
 
 fn events(body: &str) -> Vec<Value> {

@@ -136,6 +136,23 @@ pub fn assert_complete(losses: &[(u64, f64)], steps: u64) {
 
 /// A run with a checkpoint of a tiny model with random weights: block-causal, blocks of 8, context 48.
 pub fn add_model(data: &Path, id: &str) {
+    let run = data.join("runs").join(id);
+    write_model(&run.join("ckpt/step-7"));
+    fs::write(run.join("run.toml"), recipe(7, "a model")).unwrap();
+}
+
+/// The same model as if it had been pulled from a hub, with a card.
+pub fn add_pulled(data: &Path, name: &str) {
+    let folder = data.join("models").join(name);
+    write_model(&folder);
+    fs::write(
+        folder.join("README.md"),
+        "---\nlicense: apache-2.0\n---\n# A model\n\nIt writes about cats.\n",
+    )
+    .unwrap();
+}
+
+fn write_model(folder: &Path) {
     let texts: Vec<String> =
         (0..40).map(|i| format!("Once upon a time there was a cat number {i}.")).collect();
     let tokenizer = bpe::train(&texts, 300).unwrap();
@@ -145,10 +162,7 @@ pub fn add_model(data: &Path, id: &str) {
     let serving =
         Serving { attention: Attention::BlockCausal, block_size: 8, shift: true, infill: true, edits: true };
     let params = Layout::new(&config).init(&config, 5);
-    let run = data.join("runs").join(id);
-    let folder = run.join("ckpt/step-7");
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(run.join("run.toml"), recipe(7, "a model")).unwrap();
+    fs::create_dir_all(folder).unwrap();
     fs::write(folder.join("config.json"), checkpoint::config_json(&config, serving)).unwrap();
     fs::write(folder.join("tokenizer.json"), tokenizer.json()).unwrap();
     let weights = checkpoint::save(&config, &params, checkpoint::Format::F32).unwrap();

@@ -84,6 +84,16 @@ impl Site {
         assert_eq!(answer.status(), 200, "{path}");
         to_bytes(answer.into_body(), 64 << 20).await.unwrap().to_vec()
     }
+    /// The body of an answer to JSON.
+    pub async fn post_bytes(&self, path: &str, json: &str) -> Vec<u8> {
+        let r = Request::builder().method("POST").uri(path).header("host", "localhost");
+        let r = r.header("content-type", "application/json").body(Body::from(json.to_string())).unwrap();
+        let answer = self.app.clone().oneshot(r).await.unwrap();
+        let (status, body) =
+            (answer.status(), to_bytes(answer.into_body(), 64 << 20).await.unwrap().to_vec());
+        assert_eq!(status, 200, "{path}: {}", String::from_utf8_lossy(&body));
+        body
+    }
     pub async fn get(&self, path: &str) -> Reply {
         self.send("GET", path, &[], "").await
     }
