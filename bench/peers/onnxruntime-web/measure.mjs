@@ -27,7 +27,7 @@ globalThis.result = { times, sum };
 </script>`;
 
 const TYPES = { '.mjs': 'text/javascript', '.js': 'text/javascript', '.wasm': 'application/wasm' };
-/** Mean milliseconds of a forward over 128 positions in the playground: 8 of the prompt, 120 written, each sees all. */
+/** Mean milliseconds of a forward over 128 positions in the playground: 8 of the prompt, 120 written, each sees all, no draws. */
 async function ours(browser, address) {
   const page = await (await browser.newContext()).newPage();
   const done = () => page.waitForFunction(() => {
@@ -37,6 +37,8 @@ async function ours(browser, address) {
   await page.goto(`${address}/?device=wasm`);
   await done();
   await page.getByRole('button', { name: 'the whole text' }).click();
+  // no draws: onnxruntime computes logits only
+  await page.locator('.dial', { hasText: 'Temperature' }).locator('input[type=range]').fill('0');
   await page.locator('.dial', { hasText: 'Length' }).locator('input[type=range]').fill('120');
   await page.locator('#prompt').fill('Once upon a time, there was');
   await page.locator('#prompt').press('Enter');
