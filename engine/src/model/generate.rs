@@ -144,6 +144,15 @@ pub fn decode<B: Train>(
 ) -> Result<Trajectory, GenerateError> {
     let config = decode_config(&session.weights().trunk.config, serving, tokenizer, r)?;
     session.forget();
+    complete(b, session, config)
+}
+
+/// Decodes to the end.
+fn complete<B: Train>(
+    b: &B,
+    session: &mut Session<B>,
+    config: DecodeConfig,
+) -> Result<Trajectory, GenerateError> {
     let mut decoder = Decoder::new(config)?;
     run(b, session, &mut decoder, |_| true)?;
     Ok(decoder.trajectory())
@@ -158,8 +167,6 @@ pub fn generate(
 ) -> Result<(String, Trajectory), GenerateError> {
     let config = decode_config(&weights.trunk.config, serving, tokenizer, r)?;
     let mut session = Session::new(&Cpu, weights.clone(), config.length as usize);
-    let mut decoder = Decoder::new(config)?;
-    run(&Cpu, &mut session, &mut decoder, |_| true)?;
-    let ids = decoder.state().ids().to_vec();
-    Ok((text(tokenizer, &ids), decoder.trajectory()))
+    let trajectory = complete(&Cpu, &mut session, config)?;
+    Ok((text(tokenizer, &trajectory.footer.ids), trajectory))
 }

@@ -112,7 +112,7 @@ pub fn run(a: Args) -> Result<(), CliError> {
     if model.serving.attention == Attention::Causal {
         return Err(bad(format!("{}: a causal model has one decoder, left to right", a.model.display())));
     }
-    let prompts = prompts(&a, &tokenizer)?;
+    let prompts = prompts(&a.data, &tokenizer, a.prompt, a.limit)?;
     let (other, other_tokenizer) = open_model(&a.judge)?;
     let judge = TextJudge::new(&other, other_tokenizer)
         .map_err(|e| bad(format!("--judge {}: {e}", a.judge.display())))?;
@@ -143,21 +143,30 @@ fn name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
 }
 
-fn prompts(a: &Args, tokenizer: &Tokenizer) -> Result<Vec<String>, CliError> {
+/// The first `tokens` tokens of every document that has as many, at most `limit` of them (0 = all).
+///
+/// # Errors
+/// A file that does not read, or without such a document.
+pub fn prompts(
+    file: &Path,
+    tokenizer: &Tokenizer,
+    tokens: usize,
+    limit: usize,
+) -> Result<Vec<String>, CliError> {
     let data = |e: hilda_engine::data::DataError| CliError::BadInput(e.to_string());
-    let format = guess_format(&a.data).map_err(data)?;
+    let format = guess_format(file).map_err(data)?;
     let mut prompts = vec![];
-    for text in read_documents(&a.data, &format).map_err(data)? {
-        if a.limit > 0 && prompts.len() == a.limit {
+    for text in read_documents(file, &format).map_err(data)? {
+        if limit > 0 && prompts.len() == limit {
             break;
         }
         let ids = tokenizer.encode(&text).map_err(data)?;
-        if ids.len() >= a.prompt {
-            prompts.push(tokenizer.decode(&ids[..a.prompt]));
+        if ids.len() >= tokens {
+            prompts.push(tokenizer.decode(&ids[..tokens]));
         }
     }
     if prompts.is_empty() {
-        return Err(CliError::BadInput(format!("{}: no document has {} tokens", a.data.display(), a.prompt)));
+        return Err(CliError::BadInput(format!("{}: no document has {tokens} tokens", file.display())));
     }
     Ok(prompts)
 }

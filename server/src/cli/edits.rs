@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hilda_engine::data::Tokenizer;
-use hilda_engine::data::document::{guess_format, read_documents};
 use hilda_engine::decode::PolicySpec;
 use hilda_engine::diffusion::likelihood::ratio;
 use hilda_engine::eval::edits::{EditsError, Written, write};
@@ -16,6 +15,7 @@ use hilda_engine::model::session::Weights;
 use hilda_kernels::Cpu;
 
 use super::CliError;
+use super::decode_bench::prompts;
 use super::progress::Progress;
 use super::sample::{open_model, parse_policy};
 
@@ -61,25 +61,12 @@ pub fn run(a: Args) -> Result<(), CliError> {
         return Err(bad("--prompt 0: a text needs a beginning".into()));
     }
     let data = |e: hilda_engine::data::DataError| CliError::BadInput(e.to_string());
-    let format = guess_format(&a.data).map_err(data)?;
-    let documents = read_documents(&a.data, &format).map_err(data)?;
     let (model, tokenizer) = open_model(&a.model)?;
     let (other, other_tokenizer) = open_model(&a.judge)?;
     let judge = TextJudge::new(&other, other_tokenizer)
         .map_err(|e| bad(format!("--judge {}: {e}", a.judge.display())))?;
     let mut session = Session::new(&Cpu, Arc::new(Weights::new(&Cpu, &model)), model.config.context);
-    let prompts: Vec<String> = documents
-        .iter()
-        .map(|text| tokenizer.encode(text).map_err(data))
-        .collect::<Result<Vec<_>, _>>()?
-        .into_iter()
-        .filter(|ids| ids.len() >= a.prompt)
-        .map(|ids| tokenizer.decode(&ids[..a.prompt]))
-        .take(if a.limit == 0 { usize::MAX } else { a.limit })
-        .collect();
-    if prompts.is_empty() {
-        return Err(bad(format!("{}: no document has {} tokens", a.data.display(), a.prompt)));
-    }
+    let prompts = prompts(&a.data, &tokenizer, a.prompt, a.limit)?;
     let mut bar = Progress::new("text");
     let began = std::time::Instant::now();
     let (mut with, mut without) = (vec![], vec![]);

@@ -12,9 +12,7 @@ use hilda_kernels::rng::{Rng, Stream};
 
 use super::denoiser::State;
 use super::groups::Layout;
-use crate::config::Weighting;
 use crate::diffusion::corruption::{Corruption, Groups, has_row};
-use crate::diffusion::schedule::{Schedule, Scope};
 
 /// Smallest mask rate that the rate form draws.
 pub const LOWEST: f64 = 1e-3;
@@ -32,20 +30,7 @@ pub struct Draws<'a> {
 impl<'a> Draws<'a> {
     /// K draws a row; `counts` chooses the form, `ring` stratifies the draws of a group (off: independent draws).
     pub fn new(layout: &'a Layout<'a>, seed: u64, k: usize, counts: bool, ring: bool) -> Self {
-        let a = &layout.alphabet;
-        let process = Corruption {
-            seed,
-            mask_id: a.mask_id,
-            forbid: a.forbid.clone(),
-            eos_id: a.eos_id,
-            vocab: a.vocab,
-            t: [LOWEST, 1.0],
-            schedule: Schedule::Linear,
-            weighting: Weighting::InvT,
-            shift: layout.shift,
-            edit: None,
-            scope: if layout.block.is_some() { Scope::Block } else { Scope::Sample },
-        };
+        let process = layout.process(seed, [LOWEST, 1.0]);
         let groups = process.groups(0, &layout.places);
         Draws { layout, process, groups, k, counts, ring }
     }

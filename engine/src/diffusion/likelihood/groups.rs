@@ -7,10 +7,10 @@
 use hilda_kernels::Place;
 
 use super::denoiser::Alphabet;
-use crate::config::PackingSpec;
+use crate::config::{PackingSpec, Weighting};
 use crate::data::{Row, places};
-use crate::diffusion::corruption::has_row;
-use crate::diffusion::schedule::Scope;
+use crate::diffusion::corruption::{Corruption, has_row};
+use crate::diffusion::schedule::{Schedule, Scope};
 
 /// Rows laid out for an estimator.
 pub struct Layout<'a> {
@@ -23,6 +23,24 @@ pub struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
+    /// The corruption that estimators of masked tokens draw from: linear, weighted as the NELBO, one rate a block or row.
+    pub fn process(&self, seed: u64, t: [f64; 2]) -> Corruption {
+        let a = &self.alphabet;
+        Corruption {
+            seed,
+            mask_id: a.mask_id,
+            forbid: a.forbid.clone(),
+            eos_id: a.eos_id,
+            vocab: a.vocab,
+            t,
+            schedule: Schedule::Linear,
+            weighting: Weighting::InvT,
+            shift: self.shift,
+            edit: None,
+            scope: if self.block.is_some() { Scope::Block } else { Scope::Sample },
+        }
+    }
+
     pub fn new(
         rows: &'a [Row<'a>],
         packing: &PackingSpec,

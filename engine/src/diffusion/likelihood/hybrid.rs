@@ -12,10 +12,8 @@ use hilda_kernels::rng::{Rng, Stream};
 
 use super::denoiser::{Denoiser, State};
 use super::groups::Layout;
-use crate::config::Weighting;
 use crate::diffusion::corruption::{Corruption, Groups, has_row};
 use crate::diffusion::hybrid::{Hybrid, Seen};
-use crate::diffusion::schedule::{Schedule, Scope};
 
 /// Draws of mask and uniform noise.
 pub struct HybridDraws<'a> {
@@ -36,22 +34,9 @@ pub struct HybridDraw {
 
 impl<'a> HybridDraws<'a> {
     pub fn new(layout: &'a Layout<'a>, seed: u64, k: usize, p_uniform: f64) -> Self {
-        let a = &layout.alphabet;
-        let process = Corruption {
-            seed,
-            mask_id: a.mask_id,
-            forbid: a.forbid.clone(),
-            eos_id: a.eos_id,
-            vocab: a.vocab,
-            t: [0.0, 1.0],
-            schedule: Schedule::Linear,
-            weighting: Weighting::InvT,
-            shift: layout.shift,
-            edit: None,
-            scope: if layout.block.is_some() { Scope::Block } else { Scope::Sample },
-        };
+        let process = layout.process(seed, [0.0, 1.0]);
         let groups = process.groups(0, &layout.places);
-        HybridDraws { layout, symbols: a.symbols(), process, groups, p_uniform, k }
+        HybridDraws { layout, symbols: layout.alphabet.symbols(), process, groups, p_uniform, k }
     }
 
     /// Draw `j` of row `r`.
