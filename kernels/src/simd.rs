@@ -35,7 +35,7 @@ pub fn level() -> Level {
 }
 
 /// Uses `most` or the best this machine has, whichever is lower, from now on in the whole process, and returns it.
-/// Results do not depend on it; tests compare levels.
+/// Products are fused multiply-adds where the level has them: their bits depend on it, nothing else's do.
 pub fn limit(most: Level) -> Level {
     let level = detect().min(most);
     LEVEL.store(level as u8, Relaxed);

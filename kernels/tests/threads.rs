@@ -1,12 +1,17 @@
 //! The same bits for any number of threads, and, for what is no sum of products, for any SIMD level: every trainable
 //! operation, forward and backward. Products are fused multiply-adds where the level has them, so their bits depend on it.
 
+use std::sync::Mutex;
+
 use hilda_kernels::adam::AdamStep;
 use hilda_kernels::head::{LossRow, STATS};
 use hilda_kernels::rng::{Rng, Stream};
 use hilda_kernels::{
     At, AttentionShape, Backend, Base, Cpu, Gate, HeadJob, NormKind, NormShape, Place, RopeShape, Train, simd,
 };
+
+/// The SIMD level is the process's: a test that compares bits of products holds it, so that no other test lowers it.
+static LEVEL: Mutex<()> = Mutex::new(());
 
 fn values(seed: u64, n: usize) -> Vec<f32> {
     let rng = Rng::new(seed, Stream::Test, 0);
@@ -167,6 +172,7 @@ fn assert_same_bits(what: &str, a: &[(&str, Vec<f32>)], b: &[(&str, Vec<f32>)]) 
 
 #[test]
 fn one_two_and_three_threads_give_the_same_bits() {
+    let _level = LEVEL.lock().unwrap_or_else(|broken| broken.into_inner());
     let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a thread pool");
     let one = pool(1).install(|| everything(&mut Products::default()));
     let finite = |(name, v): &(&str, Vec<f32>)| *name == "head statistics" || v.iter().all(|x| x.is_finite());
@@ -182,6 +188,7 @@ fn one_two_and_three_threads_give_the_same_bits() {
 
 #[test]
 fn every_simd_level_gives_the_same_bits_from_the_same_products() {
+    let _level = LEVEL.lock().unwrap_or_else(|broken| broken.into_inner());
     let detected = simd::level();
     let mut products = Products::default();
     let best = everything(&mut products);
