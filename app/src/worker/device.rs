@@ -91,7 +91,8 @@ impl Device {
     pub fn wasm(model: LoadedModel) -> Opened {
         let context = page::context(&model.config);
         let device = Device::Cpu(Session::new(&Cpu, Arc::new(Weights::of(model)), context));
-        Opened { device, name: "WASM SIMD, one thread".into(), note: None, backend: "wasm" }
+        let name = if relaxed() { "WASM relaxed SIMD, one thread" } else { "WASM SIMD, one thread" };
+        Opened { device, name: name.into(), note: None, backend: "wasm" }
     }
 
     /// The server at `site`, which calls the model `id`; nothing is asked of it yet.
@@ -155,6 +156,13 @@ impl Device {
             }
         }
     }
+}
+
+/// Whether this worker runs the module with relaxed SIMD: the page says so in the address of the script (`boot.js`).
+fn relaxed() -> bool {
+    let location = js_sys::Reflect::get(&js_sys::global(), &"location".into());
+    let hash = location.and_then(|l| js_sys::Reflect::get(&l, &"hash".into()));
+    hash.is_ok_and(|hash| hash.as_string().as_deref() == Some("#relaxed"))
 }
 
 /// Whether `navigator.gpu` exists in this worker.

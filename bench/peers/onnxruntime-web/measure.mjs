@@ -28,13 +28,13 @@ globalThis.result = { times, sum };
 
 const TYPES = { '.mjs': 'text/javascript', '.js': 'text/javascript', '.wasm': 'application/wasm' };
 /** Mean milliseconds of a forward over 128 positions in the playground: 8 of the prompt, 120 written, each sees all, no draws. */
-async function ours(browser, address) {
+async function ours(browser, address, simd) {
   const page = await (await browser.newContext()).newPage();
   const done = () => page.waitForFunction(() => {
     const counters = document.querySelector('.counters')?.innerText ?? '';
     return /step (\d+) of \1\s·\s0 masked/.test(counters.replaceAll('\n', ' '));
   }, null, { timeout: 300_000, polling: 500 });
-  await page.goto(`${address}/?device=wasm`);
+  await page.goto(`${address}/?device=wasm&simd=${simd}`);
   await done();
   await page.getByRole('button', { name: 'the whole text' }).click();
   // no draws: onnxruntime computes logits only
@@ -85,7 +85,10 @@ try {
     median_ms: Number(times[times.length >> 1].toFixed(2)),
     min_ms: Number(times[0].toFixed(2)),
     browser: browser.version(),
-    hilda: process.env.HILDA ? await ours(browser, process.env.HILDA) : null,
+    hilda: process.env.HILDA ? {
+      relaxed: await ours(browser, process.env.HILDA, 'relaxed'),
+      plain: await ours(browser, process.env.HILDA, 'plain'),
+    } : null,
   }));
 } finally {
   await browser.close();

@@ -1,6 +1,6 @@
 //! `public/index.html` is written for Trunk (hot reload); this turns it into the page that is served.
 //!
-//! Trunk marks what it handles with `data-trunk`. Here `<link data-trunk rel="rust" ...>` becomes the preloads and the
+//! Trunk marks what it handles with `data-trunk`. Here `<link data-trunk rel="rust" ...>` becomes a preload and the
 //! external start script (a content security policy without `unsafe-inline` forbids Trunk's inline one),
 //! `<link data-trunk rel="css" ...>` becomes a style sheet, `copy-file` and `copy-dir` vanish (all of `public/` is
 //! copied anyway), anything else only loses the attribute. Addresses stay relative to `<base>`, so that a published folder
@@ -9,15 +9,15 @@
 /// Name of the start script in the asset graph.
 pub const BOOT: &str = "hilda-boot.js";
 
-/// The start script: loads the bindings, then the module.
+/// The start script: loads the bindings, then the module that `boot.js` chose and already fetches.
 pub fn boot_script(stem: &str) -> String {
     format!(
         "import init from './{stem}.js';\n\
-         init({{ module_or_path: new URL('./{stem}_bg.wasm', import.meta.url) }});\n"
+         init({{ module_or_path: document.documentElement.dataset.module }});\n"
     )
 }
 
-/// Replaces the `data-trunk` links. `stem` is the module's name, as in `{stem}.js` and `{stem}_bg.wasm`.
+/// Replaces the `data-trunk` links. `stem` is the module's name, as in `{stem}.js`.
 pub fn from_trunk(html: &str, stem: &str) -> String {
     let mut out = String::with_capacity(html.len() + 256);
     let mut rest = html;
@@ -40,7 +40,6 @@ fn link(tag: &str, stem: &str) -> String {
     match attribute(tag, "rel") {
         Some("rust") => format!(
             "<link rel=\"modulepreload\" href=\"{stem}.js\">\n    \
-             <link rel=\"preload\" href=\"{stem}_bg.wasm\" as=\"fetch\" type=\"application/wasm\" crossorigin>\n    \
              <script type=\"module\" src=\"{BOOT}\"></script>"
         ),
         Some("css") => format!("<link rel=\"stylesheet\" href=\"{}\">", href.trim_start_matches("./")),
@@ -66,7 +65,7 @@ mod tests {
                     <link data-trunk rel=\"css\" href=\"style.css\"><link rel=\"icon\" href=\"/i.svg\">\
                     <link data-trunk rel=\"copy-dir\" href=\"models\"></head>";
         let out = from_trunk(html, "app");
-        assert!(out.contains("src=\"hilda-boot.js\"") && out.contains("href=\"app_bg.wasm\" as=\"fetch\""));
+        assert!(out.contains("src=\"hilda-boot.js\"") && out.contains("rel=\"modulepreload\" href=\"app.js\""));
         assert!(out.contains(
             "<link rel=\"stylesheet\" href=\"style.css\"><link rel=\"icon\" href=\"/i.svg\"></head>"
         ));

@@ -2,11 +2,12 @@
 //!
 //! WASM module + `public/` -> `dist/`: bindings by wasm-bindgen's own library (its version is locked to the
 //! `wasm-bindgen` crate in the workspace, so the two cannot drift apart), names by content, a `.br` twin beside every
-//! text and WASM file, sizes on standard error. Exits 1 when the bundle (everything a first visit loads except the
-//! model) is over budget. A crate of its own, so that `cargo xtask test` starts without compiling a WASM toolchain.
+//! text and WASM file, sizes on standard error. The module comes twice, with relaxed SIMD and without ([`lower`]): a
+//! visit loads one of the two. Exits 1 when the bundle (everything a first visit loads except the model) is over budget. A crate of its own, so that `cargo xtask test` starts without compiling a WASM toolchain.
 
 mod assets;
 mod html;
+mod lower;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -82,7 +83,9 @@ fn pack(options: &Options) -> Result<bool> {
             wanted.insert(twin);
         }
         let is_bundle = !path.starts_with("models/");
-        if is_bundle {
+        // one of the two modules is loaded: the larger one counts
+        let is_twin = path.ends_with(".wasm") && path.contains("_plain");
+        if is_bundle && !is_twin {
             raw += bytes.len();
             packed += shipped;
         }
@@ -98,7 +101,8 @@ fn pack(options: &Options) -> Result<bool> {
     Ok(packed <= options.budget)
 }
 
-/// What `wasm-bindgen --target web` makes of the module: `{stem}.js`, `{stem}_bg.wasm` and snippets.
+/// What `wasm-bindgen --target web` makes of the module: `{stem}.js` and snippets, `{stem}_bg.wasm`, and
+/// `{stem}_plain.wasm`, which is the same without relaxed SIMD.
 fn bindings(wasm: &Path, stem: &str, wasm_opt: Option<&Path>) -> Result<Files> {
     let scratch = wasm.with_extension("bindings");
     if scratch.exists() {
@@ -115,7 +119,7 @@ fn bindings(wasm: &Path, stem: &str, wasm_opt: Option<&Path>) -> Result<Files> {
     if let Some(program) = wasm_opt {
         let module = scratch.join(format!("{stem}_bg.wasm"));
         let status = Command::new(program)
-            .args(["-O3", "--enable-simd", "--enable-bulk-memory", "--enable-reference-types"])
+            .args(["-O3", "--enable-simd", "--enable-relaxed-simd", "--enable-bulk-memory", "--enable-reference-types"])
             .args(["--enable-nontrapping-float-to-int", "--enable-sign-ext", "--enable-mutable-globals"])
             .args(["--enable-multivalue", "-o"])
             .args([&module, &module])
@@ -127,6 +131,12 @@ fn bindings(wasm: &Path, stem: &str, wasm_opt: Option<&Path>) -> Result<Files> {
     }
     let mut files = Files::new();
     read_tree(&scratch, &scratch, &mut files)?;
+    let relaxed = files.get(&format!("{stem}_bg.wasm")).context("wasm-bindgen wrote no module")?;
+    let (plain, changed) = lower::without_relaxed_simd(relaxed)?;
+    if changed == 0 {
+        bail!("{} was compiled without relaxed SIMD: see .cargo/config.toml", wasm.display());
+    }
+    files.insert(format!("{stem}_plain.wasm"), plain);
     // The bindings import snippets relative to themselves, so they move to assets/ together with them.
     Ok(files
         .into_iter()
