@@ -71,6 +71,26 @@ pub fn download(name: &str, mime: &str, bytes: &[u8]) -> Result<(), JsValue> {
     web_sys::Url::revoke_object_url(&url)
 }
 
+/// Properties of the theme ("--ink") as colours ("rgb(28, 27, 25)"); empty where one is unknown.
+pub fn colours(names: &[&str]) -> Vec<String> {
+    // a property says "light-dark(...)"; what that comes to is known once something is set in it
+    let probe =
+        document().create_element("span").ok().and_then(|e| e.dyn_into::<web_sys::HtmlElement>().ok());
+    if let (Some(probe), Some(body)) = (&probe, document().body()) {
+        drop(body.append_child(probe));
+    }
+    let read = |name: &&str| {
+        let probe = probe.as_ref()?;
+        probe.style().set_property("color", &format!("var({name})")).ok()?;
+        window().get_computed_style(probe).ok()??.get_property_value("color").ok()
+    };
+    let colours = names.iter().map(|name| read(name).unwrap_or_default()).collect();
+    if let Some(probe) = probe {
+        probe.remove();
+    }
+    colours
+}
+
 /// Copies text; false where the browser refuses.
 pub async fn copy(text: &str) -> bool {
     let clipboard = window().navigator().clipboard();

@@ -2,10 +2,34 @@
 //! sheets read; `boot.js` sets it before the first paint.
 
 use leptos::prelude::*;
+use wasm_bindgen::JsCast;
+use wasm_bindgen::prelude::*;
 
 use crate::dom;
 
 const KEY: &str = "hilda-theme";
+
+thread_local! {
+    static CHANGED: ArcTrigger = ArcTrigger::new();
+}
+
+/// Fires when the page's colours change, for pictures that hold them. Must be called inside a component.
+pub fn changes() -> ArcTrigger {
+    let changed = CHANGED.with(ArcTrigger::clone);
+    if let Ok(Some(dark)) = dom::window().match_media("(prefers-color-scheme: dark)") {
+        let system = changed.clone();
+        let heard = Closure::<dyn FnMut()>::new(move || system.notify());
+        // a browser that refuses shows the new colours with the next picture
+        drop(dark.add_event_listener_with_callback("change", heard.as_ref().unchecked_ref()));
+        let kept = StoredValue::new_local((dark, heard));
+        on_cleanup(move || {
+            kept.with_value(|(dark, heard)| {
+                drop(dark.remove_event_listener_with_callback("change", heard.as_ref().unchecked_ref()));
+            });
+        });
+    }
+    changed
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Theme {
@@ -35,6 +59,7 @@ impl Theme {
             None => drop(root.remove_attribute("data-theme")),
         }
         dom::store(KEY, name);
+        CHANGED.with(ArcTrigger::notify);
     }
 }
 

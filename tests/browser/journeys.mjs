@@ -109,6 +109,20 @@ describe('watch', () => {
     await other.context().close();
   });
 
+  test('both modules, with relaxed SIMD and without, write a text', LIMIT, async (t) => {
+    const texts = [];
+    for (const [query, name] of [['?device=wasm', /WASM relaxed SIMD/], ['?device=wasm&simd=plain', /WASM SIMD/]]) {
+      const page = await visit(browser, `${server.url}/${query}`);
+      texts.push(await playground.written(page));
+      assert.match(await playground.device(page), name);
+      assert.deepEqual(page.trouble, []);
+      await page.context().close();
+    }
+    // multiplied and added in one rounding or two: a close decision may fall differently
+    t.diagnostic(`their texts: ${texts[0] === texts[1] ? 'equal' : 'different'}`);
+    assert.ok(texts.every((text) => text.trim().split(/\s+/).length > 10 && !text.includes('_')));
+  });
+
   test('a narrow screen and a dark theme', LIMIT, async () => {
     const options = { viewport: { width: 360, height: 740 }, colorScheme: 'dark', reducedMotion: 'reduce' };
     const page = await visit(browser, server.url, options);

@@ -34,7 +34,7 @@ pub fn build(wasm_opt: bool) -> Result<()> {
     cargo.args([
         "build",
         "--package",
-        "hilda-app",
+        "hilda-page",
         "--bin",
         "hilda-app",
         "--features",

@@ -12,30 +12,12 @@ const DENSITY: f64 = 2.0;
 
 /// The theme's colours as they are now.
 pub fn theme_colours() -> Colours {
-    // a property says "light-dark(...)"; what that comes to is known once something is set in it
-    let probe =
-        dom::document().create_element("span").ok().and_then(|e| e.dyn_into::<web_sys::HtmlElement>().ok());
-    if let (Some(probe), Some(body)) = (&probe, dom::document().body()) {
-        drop(body.append_child(probe));
-    }
-    let read = |name: &str| {
-        let probe = probe.as_ref()?;
-        probe.style().set_property("color", &format!("var({name})")).ok()?;
-        dom::window().get_computed_style(probe).ok()??.get_property_value("color").ok()
-    };
-    let read = |name: &str| read(name).unwrap_or_default();
-    let colours = Colours {
-        paper: read("--panel"),
-        ink: read("--ink"),
-        muted: read("--mut"),
-        line: read("--line-strong"),
-        grid: read("--line"),
-        series: (0..8).map(|i| read(&format!("--s{i}"))).collect(),
-    };
-    if let Some(probe) = probe {
-        probe.remove();
-    }
-    colours
+    let series: Vec<String> = (0..8).map(|i| format!("--s{i}")).collect();
+    let names = ["--panel", "--ink", "--mut", "--line-strong", "--line"];
+    let names: Vec<&str> = names.into_iter().chain(series.iter().map(String::as_str)).collect();
+    let mut read = dom::colours(&names).into_iter();
+    let mut next = || read.next().unwrap_or_default();
+    Colours { paper: next(), ink: next(), muted: next(), line: next(), grid: next(), series: read.collect() }
 }
 
 /// Draws `svg` (`width` x `height` CSS pixels) and offers it as a file.

@@ -4,10 +4,14 @@ mod address;
 mod beside;
 mod blocks;
 pub mod canvas;
+mod changes;
 mod column;
+mod costs;
 mod deal;
+mod deeper;
 pub mod inspector;
 pub mod layout;
+mod map;
 mod model_card;
 mod models;
 mod pair;
@@ -35,6 +39,7 @@ use crate::shell::set_title;
 use crate::worker::{Backend, Source};
 use beside::Beside;
 use column::Column;
+use deeper::Deeper;
 use inspector::Inspector;
 use model_card::{ModelCard, dropped_entries, dropped_files};
 use panel::Panel;
@@ -131,6 +136,7 @@ pub fn Playground() -> impl IntoView {
                     <Strip player/>
                 </Show></Later>
                 <Later><Overlays player/><Legend/></Later>
+                <Later><Deeper texts=Signal::derive(move || pair.voices()) focus/></Later>
                 <p class="keys">
                     <span>"space plays · ← → step · ↑ ↓ choose a word · enter inspects it · Home, End"</span>
                     <button

@@ -6,6 +6,7 @@ use hilda_engine::decode::Trajectory;
 use leptos::prelude::*;
 
 use super::canvas::Canvas;
+use super::deeper::Deeper;
 use super::inspector::Inspector;
 use super::player::{Pieces, Player};
 use super::strip::{Legend, Overlays, Strip};
@@ -33,14 +34,16 @@ pub fn Replay(
         Signal::derive(
             move || if device.is_empty() { String::new() } else { format!("computed on {device}") },
         );
+    let voices = Signal::derive(move || vec![Voice::alone(player)]);
     view! {
         <div class="replay">
             <Canvas player/>
-            <Transport timeline=player.timeline voices=Signal::derive(move || vec![Voice::alone(player)])/>
+            <Transport timeline=player.timeline voices=voices/>
             <Counters player rate/>
             <Strip player/>
             <Overlays player/>
             <Legend/>
+            <Deeper texts=voices focus=Signal::derive(move || player)/>
             <Show when=move || player.selected.get().is_some()><Inspector player/></Show>
         </div>
     }

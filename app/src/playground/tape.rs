@@ -11,6 +11,8 @@ use hilda_engine::decode::{
     Action, ActionKind, DecodeConfig, StepKind, StepRecord, Trajectory, trajectory::RowRecord,
 };
 
+use super::costs::Costs;
+
 /// What a position looks like; each mark differs from the others by more than colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
@@ -92,6 +94,8 @@ pub struct Tape {
     pub prompt: usize,
     /// positions fixed by the visitor that earlier text cannot see
     pub unseen: Vec<u32>,
+    /// of all forwards, those included that have no frame of their own
+    pub costs: Costs,
     /// forwards since the last frame that have none of their own
     silent: u32,
 }
@@ -130,6 +134,7 @@ impl Tape {
             block_size: config.block(),
             prompt: config.prompt.len(),
             unseen: config.unseen_fixed(),
+            costs: Costs::default(),
             silent: 0,
         }
     }
@@ -161,6 +166,7 @@ impl Tape {
     /// Appends a step and its frame. Actions outside the text are ignored: a shared link may hold anything.
     pub fn push(&mut self, step: StepRecord) {
         let Some(last) = self.frames.last() else { return };
+        self.costs.add(&step);
         match step.kind {
             StepKind::Denoise | StepKind::User => {}
             StepKind::Prefill => return,

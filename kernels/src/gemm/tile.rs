@@ -124,7 +124,8 @@ unsafe fn tile<F: Lanes, const M: usize, const V: usize, const ROWS: bool>(t: &T
         }
         let (mut b, mut p) = (t.b, 0);
         let unit = if ROWS { 1 } else { t.a_step };
-        while p + 4 <= t.k {
+        // not in WASM: the compiler would load four steps' values before it uses any, and the browser keep them in memory
+        while cfg!(not(target_arch = "wasm32")) && p + 4 <= t.k {
             step::<F, M, V, ROWS>(&mut acc, &rows, p * unit, b);
             step::<F, M, V, ROWS>(&mut acc, &rows, (p + 1) * unit, b.add(t.b_row));
             step::<F, M, V, ROWS>(&mut acc, &rows, (p + 2) * unit, b.add(2 * t.b_row));

@@ -65,7 +65,9 @@ mod tests {
                     <link data-trunk rel=\"css\" href=\"style.css\"><link rel=\"icon\" href=\"/i.svg\">\
                     <link data-trunk rel=\"copy-dir\" href=\"models\"></head>";
         let out = from_trunk(html, "app");
-        assert!(out.contains("src=\"hilda-boot.js\"") && out.contains("rel=\"modulepreload\" href=\"app.js\""));
+        assert!(
+            out.contains("src=\"hilda-boot.js\"") && out.contains("rel=\"modulepreload\" href=\"app.js\"")
+        );
         assert!(out.contains(
             "<link rel=\"stylesheet\" href=\"style.css\"><link rel=\"icon\" href=\"/i.svg\"></head>"
         ));

@@ -4,7 +4,9 @@
 //! uses (kernels/src/gemm/lanes.rs). On the stack a, b, c become: keep c, multiply, take c, add.
 
 use anyhow::{Context, Result, bail};
-use walrus::ir::{BinaryOp, Binop, Instr, InstrSeq, InstrSeqId, LocalGet, LocalSet, TernaryOp, Visitor, dfs_in_order};
+use walrus::ir::{
+    BinaryOp, Binop, Instr, InstrSeq, InstrSeqId, LocalGet, LocalSet, TernaryOp, Visitor, dfs_in_order,
+};
 use walrus::{ModuleConfig, ValType};
 
 #[derive(Default)]

@@ -114,12 +114,19 @@ fn bindings(wasm: &Path, stem: &str, wasm_opt: Option<&Path>) -> Result<Files> {
         .web(true)?
         .typescript(false)
         .remove_producers_section(true)
+        .remove_name_section(true)
         .generate(&scratch)
         .with_context(|| format!("bindings for {}", wasm.display()))?;
     if let Some(program) = wasm_opt {
         let module = scratch.join(format!("{stem}_bg.wasm"));
         let status = Command::new(program)
-            .args(["-O3", "--enable-simd", "--enable-relaxed-simd", "--enable-bulk-memory", "--enable-reference-types"])
+            .args([
+                "-O3",
+                "--enable-simd",
+                "--enable-relaxed-simd",
+                "--enable-bulk-memory",
+                "--enable-reference-types",
+            ])
             .args(["--enable-nontrapping-float-to-int", "--enable-sign-ext", "--enable-mutable-globals"])
             .args(["--enable-multivalue", "-o"])
             .args([&module, &module])

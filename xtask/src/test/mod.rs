@@ -147,8 +147,18 @@ fn clippy_wasm(_: &mut State) -> Result<Outcome> {
     setup::wasm_target()?;
     let target = ["--target", setup::WASM_TARGET, "--", "-D", "warnings"];
     // The page's own profile, so that the build that follows finds its procedural macros compiled.
-    let mut clippy =
-        cargo(&["clippy", "--quiet", "--package", "hilda-app", "--features", "web", "--profile", "wasm"]);
+    let mut clippy = cargo(&[
+        "clippy",
+        "--quiet",
+        "--package",
+        "hilda-app",
+        "--package",
+        "hilda-page",
+        "--features",
+        "web",
+        "--profile",
+        "wasm",
+    ]);
     clippy.args(target);
     check(clippy)
 }

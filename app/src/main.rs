@@ -1,5 +1,0 @@
-//! Starts the page; see the library.
-
-fn main() {
-    hilda_app::start();
-}
