@@ -123,6 +123,40 @@ describe('watch', () => {
     assert.ok(texts.every((text) => text.trim().split(/\s+/).length > 10 && !text.includes('_')));
   });
 
+  test('the whole decoding: map, changes and costs', LIMIT, async (t) => {
+    const page = await visit(browser, server.url);
+    await playground.written(page);
+    const deeper = page.locator('details.deeper');
+    await deeper.locator('summary').click();
+    const map = deeper.locator('.map canvas');
+    const [, end] = /step \d+ of (\d+)/.exec(await playground.counters(page));
+    const size = await map.evaluate((canvas) => [canvas.width / 3, canvas.height / 3]);
+    assert.equal(size[1], Number(end), 'a row for every step');
+    assert.equal(size[0], await page.locator('.strip i').count(), 'a column for every position');
+    const drawn = await map.evaluate((canvas) => {
+      const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+      return data.filter((value, at) => at % 4 === 3 && value > 0).length;
+    });
+    assert.ok(drawn > 9 * size[1], `cells are drawn: ${drawn} pixels`);
+    // a cell in the middle leads to its step and its word
+    const box = await map.boundingBox();
+    await map.click({ position: { x: box.width / 2, y: box.height / 2 } });
+    const middle = Math.floor(size[1] / 2) + 1;
+    await until('the step of the cell', async () => (await playground.counters(page)).startsWith(`step ${middle} of`));
+    await page.getByRole('region', { name: 'Word inspector' }).or(page.locator('#inspector.open')).first().waitFor();
+    await shot(page, 'playground-map');
+
+    await deeper.getByRole('button', { name: 'Changes' }).click();
+    const edits = Number(/(\d+) edits?/.exec(await playground.counters(page))[1]);
+    await page.keyboard.press('Escape');
+    await deeper.getByRole('button', { name: 'Costs' }).click();
+    const costs = await deeper.locator('.costs').innerText();
+    assert.match(costs, /tokens a forward/);
+    t.diagnostic(`edits at that step: ${edits}; ${costs.replaceAll('\n', ' ')}`);
+    assert.deepEqual(page.trouble, []);
+    await page.context().close();
+  });
+
   test('a narrow screen and a dark theme', LIMIT, async () => {
     const options = { viewport: { width: 360, height: 740 }, colorScheme: 'dark', reducedMotion: 'reduce' };
     const page = await visit(browser, server.url, options);

@@ -129,8 +129,21 @@ impl Events {
     pub fn open(port: u16, path: &str, last_event_id: Option<&str>) -> std::io::Result<Events> {
         let mut headers = vec![("accept", "text/event-stream")];
         headers.extend(last_event_id.map(|id| ("last-event-id", id)));
-        let (response, reader) = send(port, &Request { method: "GET", path, headers: &headers, body: &[] })?;
-        assert_eq!(response.status, 200, "{path}");
+        Events::of(port, &Request { method: "GET", path, headers: &headers, body: &[] })
+    }
+
+    /// Opens the stream that answers a JSON body.
+    pub fn post(port: u16, path: &str, body: &Value) -> std::io::Result<Events> {
+        let headers = [("content-type", "application/json")];
+        Events::of(
+            port,
+            &Request { method: "POST", path, headers: &headers, body: body.to_string().as_bytes() },
+        )
+    }
+
+    fn of(port: u16, request: &Request) -> std::io::Result<Events> {
+        let (response, reader) = send(port, request)?;
+        assert_eq!(response.status, 200, "{}", request.path);
         assert!(response.header("content-type").starts_with("text/event-stream"), "{:?}", response.headers);
         let chunked = response.header("transfer-encoding") == "chunked";
         Ok(Events { reader, chunked, text: String::new() })

@@ -45,6 +45,10 @@ impl Server {
         server
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
         http::request(self.port, &Request { method, path, headers, body })
             .unwrap_or_else(|error| panic!("{method} {path}: {error}"))

@@ -349,3 +349,67 @@ fn a_public_server_needs_the_token_for_writing() {
     let created = send("POST", &[kind, ("authorization", &right)], &body);
     assert_eq!(created.status, 201, "{}", created.text());
 }
+
+/// Resident bytes of a process.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("VmRSS");
+    line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("a number") * 1024
+}
+
+/// A text of the demo model, streamed to its end: (events, tokens that the events wrote, tokens by the summary).
+fn streamed(port: u16, seed: u64) -> (usize, u64, u64) {
+    let ask = json!({ "prompt": "Once upon a time", "max_tokens": 8, "seed": seed, "temperature": 0.7, "stream": true });
+    let (mut events, mut written, mut last) = (0, 0, Value::Null);
+    for event in Events::post(port, "/v1/completions", &ask).expect("a stream") {
+        if event.data == "[DONE]" {
+            let commits = last["usage"]["completion_tokens"].as_u64().expect("a summary before the end");
+            return (events, written, commits);
+        }
+        events += 1;
+        last = serde_json::from_str(&event.data).expect("JSON");
+        let edits = last["diffusion"]["edits"].as_array();
+        written += edits.map_or(0, |e| e.iter().filter(|e| e["kind"] == "commit").count() as u64);
+    }
+    panic!("the stream of seed {seed} ended after {events} events without [DONE]: {last}");
+}
+
+#[test]
+fn two_hundred_streams_lose_nothing_and_leave_nothing() {
+    let hilda = hilda_or_skip!("two_hundred_streams_lose_nothing_and_leave_nothing");
+    let folder = folder(&hilda);
+    let server = Server::start(&hilda, &folder.path().join("data"));
+    let models = server.get("/v1/models").json();
+    if !models["data"].as_array().is_some_and(|m| m.iter().any(|m| m["id"] == "hilda-tiny")) {
+        println!("SKIPPED two_hundred_streams_lose_nothing_and_leave_nothing: built without the demo model");
+        return;
+    }
+    let port = server.port;
+    let crowd = |n: u64| {
+        let texts: Vec<_> = (0..n).map(|seed| std::thread::spawn(move || streamed(port, seed))).collect();
+        for text in texts {
+            let (events, written, tokens) = text.join().expect("a whole stream");
+            assert!(events >= 2 && written >= tokens && tokens > 0, "{events} events, {written} of {tokens}");
+        }
+    };
+    // the model is loaded and the allocator has seen a crowd
+    crowd(40);
+    let before = resident(server.pid());
+    let begun = std::time::Instant::now();
+    crowd(200);
+    println!("200 streams in {:.1} s", begun.elapsed().as_secs_f64());
+    // clients that leave in mid-text end it: the next one is served at once
+    for seed in 0..8 {
+        let ask =
+            json!({ "prompt": "Once", "max_tokens": 200, "seed": seed, "temperature": 0.7, "stream": true });
+        let mut left = Events::post(port, "/v1/completions", &ask).expect("a stream");
+        assert!(left.next().is_some());
+    }
+    let alone = std::time::Instant::now();
+    streamed(port, 7);
+    println!("a text after eight that were left: {:.2} s", alone.elapsed().as_secs_f64());
+    std::thread::sleep(Duration::from_secs(1));
+    let after = resident(server.pid());
+    println!("resident: {} MB before, {} MB after", before >> 20, after >> 20);
+    assert!(after < before + (48 << 20), "{} MB more", (after.saturating_sub(before)) >> 20);
+}

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use hilda_engine::config::ModelConfig;
 use hilda_engine::decode::trajectory::Provenance;
 use hilda_engine::decode::{DecodeConfig, Decoder, StepKind};
-use hilda_engine::model::{generate, page};
+use hilda_engine::model::{generate, holes::holes, page};
 use wasm_bindgen::JsCast;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -16,7 +16,6 @@ use web_sys::{DedicatedWorkerGlobalScope, MessageEvent};
 
 use super::device::{Device, DeviceError};
 use super::load::{self, Head};
-use super::prompt::holes;
 use super::{Ask, Backend, Change, ModelInfo, Request, Source, Tell, Timing};
 
 /// Alternatives kept for every position and step.

@@ -10,7 +10,6 @@ mod device;
 mod fetch;
 pub mod host;
 mod load;
-mod prompt;
 mod remote;
 mod store;
 

@@ -12,6 +12,7 @@ pub mod gguf;
 mod gguf_header;
 #[cfg(feature = "gguf")]
 pub mod gguf_tokenizer;
+pub mod holes;
 #[cfg(feature = "train")]
 pub mod inspect;
 pub mod layout;

@@ -2,10 +2,20 @@
 //!
 //! With `stream: true` every denoising step is one event. `choices[0].text` carries only text that no later step can
 //! change (finished blocks), so that clients which know nothing of diffusion can append it; the `diffusion` object
-//! carries everything else: the step's record, how many positions are masked, and the whole text as it stands, masks
-//! as U+2591.
+//! says what the step did to which position ([`step_event`]), and every few steps the whole text as it stands, masks as
+//! U+2591.
+//!
+//! Several texts are written at once and take turns, forward by forward ([`Queue`]); what a text becomes does not depend
+//! on the others. A client that leaves ends its text.
 
-use std::{convert::Infallible, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use axum::{
     Json,
@@ -18,22 +28,85 @@ use axum::{
 };
 use futures::stream;
 use hilda_engine::{
-    decode::{DecodeConfig, DecodeError, Decoder, PolicySpec, StepEvent, Stop, Trajectory},
+    decode::{
+        ActionKind, Attention, DecodeConfig, DecodeError, Decoder, PolicySpec, StepEvent, StepKind, Stop,
+        Trajectory,
+    },
     model::{
         Session,
         generate::{GenerateError, Request, decode_config},
+        holes::{self, Holes},
     },
 };
 use hilda_kernels::Cpu;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{AppState, Problem, problem};
 use crate::{
     models::{DEMO, ModelError, Ready},
     storage::{now, random_slug},
 };
+
+/// Texts written at once: each holds a session's memory and a thread.
+const AT_ONCE: usize = 8;
+/// Texts that may wait for their turn.
+const WAITING: usize = 512;
+/// Seconds after which a client that was refused may ask again.
+const RETRY_AFTER: u32 = 10;
+/// Steps between two events with the whole text.
+const SNAPSHOT: u32 = 8;
+
+/// Who may write and who waits. Both are served in the order of arrival.
+pub struct Queue {
+    places: Arc<Semaphore>,
+    writing: Arc<Semaphore>,
+}
+
+impl Default for Queue {
+    fn default() -> Queue {
+        Queue {
+            places: Arc::new(Semaphore::new(AT_ONCE + WAITING)),
+            writing: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+}
+
+/// A place in the queue; given back when dropped.
+struct Place {
+    _place: OwnedSemaphorePermit,
+    writing: Arc<Semaphore>,
+}
+
+impl Queue {
+    /// Errors: 429 when as many wait as may.
+    fn enter(&self) -> Result<Place, Problem> {
+        let place = self.places.clone().try_acquire_owned().map_err(|_| {
+            let detail = format!("{AT_ONCE} texts are being written and {WAITING} wait; try again later");
+            Problem { retry_after: Some(RETRY_AFTER), ..Problem::new(StatusCode::TOO_MANY_REQUESTS, detail) }
+        })?;
+        Ok(Place { _place: place, writing: self.writing.clone() })
+    }
+}
+
+impl Place {
+    /// Waits until the text may be written.
+    async fn turn(self) -> Result<(Place, OwnedSemaphorePermit), Problem> {
+        let closed = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is closing");
+        let permit = self.writing.clone().acquire_owned().await.map_err(closed)?;
+        Ok((self, permit))
+    }
+}
+
+/// Says that nobody waits for the answer any more, by being dropped.
+struct Leave(Arc<AtomicBool>);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// A text or a list with one text in it, as OpenAI's clients send it.
 #[derive(Deserialize)]
@@ -48,6 +121,9 @@ pub struct Completion {
     #[serde(default)]
     model: Option<String>,
     prompt: Prompt,
+    /// text that the written tokens lead up to
+    #[serde(default)]
+    suffix: Option<String>,
     #[serde(default)]
     max_tokens: Option<u32>,
     #[serde(default)]
@@ -92,6 +168,9 @@ struct Diffusion {
     /// alternatives per row in the record
     #[serde(default)]
     top_k: usize,
+    /// runs of two or more underscores in the prompt are holes of as many tokens
+    #[serde(default)]
+    holes: bool,
     /// answer with the whole record
     #[serde(default)]
     trajectory: bool,
@@ -129,21 +208,49 @@ fn plan(model: &Ready, c: &Completion) -> Result<DecodeConfig, Problem> {
     if wanted == 0 {
         return Err(Problem::field("max_tokens", "at least 1"));
     }
+    let suffix = c.suffix.as_deref().filter(|s| !s.is_empty());
+    let unwritable = |e: hilda_engine::data::DataError| Problem::field("prompt", e.to_string());
+    let holes = match (suffix, c.diffusion.holes) {
+        (Some(_), true) => {
+            return Err(Problem::field(
+                "suffix",
+                "a prompt with holes has its end in it: leave one of the two out",
+            ));
+        }
+        (Some(suffix), false) => holes::between(prompt, wanted, suffix, &model.tokenizer)
+            .map_err(|e| Problem::field("suffix", e.to_string()))?,
+        (None, true) => holes::holes(prompt, &model.tokenizer).map_err(unwritable)?,
+        (None, false) => Holes { prompt: prompt.clone(), ..Holes::default() },
+    };
+    let infills = !holes.fixed.is_empty();
+    if infills && model.serving.attention == Attention::Causal {
+        let field = if suffix.is_some() { "suffix" } else { "diffusion.holes" };
+        return Err(Problem::field(
+            field,
+            "this model reads from left to right and cannot see what comes later",
+        ));
+    }
+    let length = if infills { holes.length } else { wanted.max(holes.length) };
     let request = Request {
         policy: c.diffusion.policy,
         temperature: c.temperature.unwrap_or(0.0),
         seed: c.seed.unwrap_or(0),
         top_k: c.diffusion.top_k,
-        ..Request::new(prompt.as_str(), wanted as usize)
+        // what comes later is seen only with the whole text in view
+        whole: infills,
+        ..Request::new(holes.prompt.as_str(), length as usize)
     };
     let mut d = decode_config(shape, model.serving, &model.tokenizer, &request).map_err(|e| {
         let field = if matches!(e, GenerateError::TooLong { .. }) { "max_tokens" } else { "prompt" };
         Problem::field(field, e.to_string())
     })?;
+    let start = d.prompt.len() as u32;
+    d.fixed = holes.fixed.iter().map(|(offset, id)| (start + offset, *id)).collect();
     if let Some(block) = c.diffusion.block_size {
         d.block_size = block;
     }
-    d.rows = c.diffusion.top_k > 0;
+    // a stream says how unsure each step was
+    d.rows = c.stream || c.diffusion.top_k > 0;
     d.validate().map_err(|e| {
         let field = match &e {
             DecodeError::Temperature { .. } | DecodeError::EntropyBoundTemperature { .. } => "temperature",
@@ -224,8 +331,10 @@ fn settled_text(bytes: &[u8], last: bool) -> String {
     out
 }
 
-/// Runs a decoding to its end; `step` sees every event and ends it early by answering false.
+/// Runs a decoding to its end, one forward of the server at a time; `step` sees every event and ends it early by
+/// answering false.
 fn decode(
+    state: &AppState,
     model: &Ready,
     config: DecodeConfig,
     mut step: impl FnMut(&Decoder, &StepEvent) -> bool,
@@ -240,8 +349,14 @@ fn decode(
         ..Default::default()
     });
     let mut session = Session::new(&Cpu, model.weights.clone(), context);
+    let turns = tokio::runtime::Handle::current();
     while let Some(request) = decoder.next() {
-        let stats = session.answer(&request).map_err(|e| e.to_string())?;
+        let stats = {
+            let turn = turns.block_on(state.forward.acquire()).map_err(|_| "the server is closing")?;
+            let stats = session.answer(&request).map_err(|e| e.to_string());
+            drop(turn);
+            stats?
+        };
         let event = decoder.apply(stats).map_err(|e| e.to_string())?;
         if !step(&decoder, &event) {
             break;
@@ -282,13 +397,46 @@ fn usage(t: &Trajectory) -> Value {
     })
 }
 
+/// What a step did, for people who follow a text: which tokens it wrote, replaced or masked again, how sure the model
+/// was, how much is left.
+fn step_event(text: &Text, d: &Decoder, e: &StepEvent) -> Value {
+    let r = &e.record;
+    let token = |id: u32| String::from_utf8_lossy(&text.model.tokenizer.bytes(id)).into_owned();
+    let edits: Vec<Value> = r
+        .actions
+        .iter()
+        .map(|a| {
+            let masks = matches!(a.kind, ActionKind::Remask | ActionKind::Reopen);
+            let to = (!masks).then(|| token(a.new));
+            let from = (a.kind != ActionKind::Commit).then(|| token(a.old));
+            json!({
+                "position": a.pos, "from": a.old, "to": a.new, "from_text": from, "to_text": to, "kind": a.kind,
+                "confidence": a.p,
+            })
+        })
+        .collect();
+    let masked: Vec<f64> = r.rows.iter().filter(|row| row.masked).map(|row| f64::from(row.entropy)).collect();
+    let entropy = (!masked.is_empty()).then(|| masked.iter().sum::<f64>() / masked.len() as f64);
+    let ledger = d.ledger();
+    let finished = d.stop().is_some();
+    let mut v = json!({
+        "step": r.step, "block": r.block, "edits": edits, "forced": r.forced, "entropy": entropy, "finished": finished,
+        "counts": {
+            "masked": e.masked, "forwards": ledger.forwards, "written": ledger.commits, "edits": ledger.edits,
+            "remasks": ledger.remasks,
+        },
+    });
+    if finished || r.step % SNAPSHOT == 0 {
+        v["text"] = text.shown(d).into();
+    }
+    v
+}
+
 pub async fn create(
     State(state): State<AppState>,
     problem::Json(body): problem::Json<Completion>,
 ) -> Result<Response, Problem> {
-    // one decoding at a time: each uses all threads
-    let busy = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is closing");
-    let permit = state.decoding.clone().acquire_owned().await.map_err(busy)?;
+    let place = state.queue.enter()?;
     let id = body.model.clone().unwrap_or_else(|| DEMO.into());
     let (model, config, body) = state
         .blocking(move |s| {
@@ -302,14 +450,17 @@ pub async fn create(
     let trajectory = body.diffusion.trajectory;
     let text = Text { model: model.clone(), stops: body.stop.map(Stops::list).unwrap_or_default() };
     if body.stream {
-        return Ok(stream_steps(permit, text, config, frame, trajectory));
+        return Ok(stream_steps(state, place, text, config, frame, trajectory));
     }
+    let place = place.turn().await?;
+    let left = Arc::new(AtomicBool::new(false));
+    let _leave = Leave(left.clone());
     state
-        .blocking(move |_| {
-            let _permit = permit;
+        .blocking(move |s| {
+            let _place = place;
             let start = Instant::now();
             let failed = |e| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, e);
-            let decoder = decode(&model, config, |_, _| true).map_err(failed)?;
+            let decoder = decode(s, &model, config, |_, _| !left.load(Ordering::Relaxed)).map_err(failed)?;
             let record = decoder.trajectory();
             let shown = text.shown(&decoder);
             let (shown, cut) = text.cut(&shown);
@@ -332,51 +483,94 @@ fn ended(d: &Decoder) -> bool {
         || (c.prompt.len() as u32..c.length).any(|p| Some(d.state().id(p)) == c.eos_id)
 }
 
+/// The text that may be told so far, and where it is cut off.
+struct Told {
+    sent: usize,
+    cut: bool,
+}
+
+impl Told {
+    /// What is new of the text that no step can change any more. `block` is the active one.
+    fn next(&mut self, text: &Text, d: &Decoder, block: u32) -> String {
+        let last = d.stop().is_some();
+        let settled = settled_text(&text.settled(d, block), last);
+        let (kept, stopped) = text.cut(&settled);
+        self.cut = stopped;
+        let end = if stopped || last { kept.len() } else { kept.len() - text.held_back(kept) };
+        let new = kept[self.sent.min(end)..end].to_string();
+        self.sent = self.sent.max(end);
+        new
+    }
+}
+
+/// Events wait in a channel without bound, so that a client that reads slowly keeps nobody else waiting; a text has a few
+/// hundred of them.
 fn stream_steps(
-    permit: OwnedSemaphorePermit,
+    state: AppState,
+    place: Place,
     text: Text,
     config: DecodeConfig,
     frame: Frame,
     trajectory: bool,
 ) -> Response {
-    let (send, receive) = mpsc::channel::<Event>(16);
-    tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        let start = Instant::now();
-        let (mut sent, mut cut) = (0, false);
-        let result = decode(&text.model, config, |d, e| {
-            let last = d.stop().is_some();
-            let settled = settled_text(&text.settled(d, e.record.block), last);
-            let (kept, stopped) = text.cut(&settled);
-            cut = stopped;
-            let end = if stopped || last { kept.len() } else { kept.len() - text.held_back(kept) };
-            let delta = kept[sent.min(end)..end].to_string();
-            sent = sent.max(end);
-            let mut v = frame.value(&delta, None);
-            v["diffusion"] = json!({ "step": e.record, "masked": e.masked, "text": text.shown(d) });
-            // nobody listens any more: stop computing
-            send.blocking_send(Event::default().data(v.to_string())).is_ok() && !stopped
-        });
-        let last = match result {
-            Ok(decoder) => {
-                let record = decoder.trajectory();
-                let finish = if cut || ended(&decoder) { "stop" } else { "length" };
-                let mut v = frame.value("", Some(finish));
-                v["usage"] = usage(&record);
-                v["diffusion"] = summary(&record, start.elapsed().as_secs_f64());
-                if trajectory {
-                    v["diffusion"]["trajectory"] = serde_json::to_value(&record).expect("plain data");
-                }
-                v
-            }
-            Err(e) => json!({ "error": { "message": e, "type": "server_error" } }),
+    let (send, receive) = mpsc::unbounded_channel::<Event>();
+    tokio::spawn(async move {
+        // whoever leaves while waiting gives the place back
+        let place = tokio::select! {
+            place = place.turn() => place,
+            () = send.closed() => return,
         };
-        let _ = send.blocking_send(Event::default().data(last.to_string()));
-        let _ = send.blocking_send(Event::default().data("[DONE]"));
+        let Ok(place) = place else { return };
+        tokio::task::spawn_blocking(move || {
+            let _place = place;
+            write_steps(&state, &text, config, &frame, trajectory, &send);
+        });
     });
     let events =
         stream::unfold(receive, |mut r| async move { r.recv().await.map(|e| (Ok::<_, Infallible>(e), r)) });
     Sse::new(events).keep_alive(KeepAlive::new()).into_response()
+}
+
+fn write_steps(
+    state: &AppState,
+    text: &Text,
+    config: DecodeConfig,
+    frame: &Frame,
+    trajectory: bool,
+    send: &mpsc::UnboundedSender<Event>,
+) {
+    let start = Instant::now();
+    let mut told = Told { sent: 0, cut: false };
+    let mut block = 0;
+    let result = decode(state, &text.model, config, |d, e| {
+        block = e.record.block;
+        if e.record.kind != StepKind::Denoise {
+            return !send.is_closed();
+        }
+        let mut v = frame.value(&told.next(text, d, block), None);
+        v["diffusion"] = step_event(text, d, e);
+        // nobody listens any more: stop computing
+        send.send(Event::default().data(v.to_string())).is_ok() && !told.cut
+    });
+    let last = match result {
+        Ok(decoder) => {
+            let record = decoder.trajectory();
+            let rest = if told.cut { String::new() } else { told.next(text, &decoder, block) };
+            let finish = if told.cut || ended(&decoder) { "stop" } else { "length" };
+            let mut v = frame.value(&rest, Some(finish));
+            v["usage"] = usage(&record);
+            v["diffusion"] = summary(&record, start.elapsed().as_secs_f64());
+            if trajectory {
+                v["diffusion"]["trajectory"] = serde_json::to_value(&record).expect("plain data");
+            }
+            v
+        }
+        Err(e) => json!({ "error": { "message": e, "type": "server_error" } }),
+    };
+    for event in [last.to_string(), "[DONE]".into()] {
+        // a client that has left needs no last event
+        drop(send.send(Event::default().data(event)));
+    }
 }
 
 #[cfg(test)]

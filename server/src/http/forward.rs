@@ -72,7 +72,7 @@ pub async fn forward(
     }
     // each forward uses all threads
     let busy = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is closing");
-    let permit = state.decoding.clone().acquire_owned().await.map_err(busy)?;
+    let permit = state.forward.clone().acquire_owned().await.map_err(busy)?;
     state
         .blocking(move |s| {
             let _permit = permit;

@@ -84,8 +84,10 @@ pub struct App {
     pages: PageStore,
     texts: forward::Texts,
     converted: models::Converted,
-    /// one decoding at a time
-    decoding: Arc<Semaphore>,
+    /// one forward at a time: each uses all threads
+    forward: Arc<Semaphore>,
+    /// texts being written and waiting
+    queue: completions::Queue,
     disk: Mutex<HashMap<String, (Instant, u64)>>,
 }
 
@@ -113,7 +115,8 @@ impl AppState {
             pages: PageStore::default(),
             texts: forward::Texts::default(),
             converted: models::Converted::default(),
-            decoding: Arc::new(Semaphore::new(1)),
+            forward: Arc::new(Semaphore::new(1)),
+            queue: completions::Queue::default(),
             disk: Mutex::default(),
         }))
     }

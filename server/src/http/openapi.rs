@@ -320,6 +320,7 @@ const SCHEMAS: &[(&str, &[&str])] = &[
         &[
             "model? string",
             "prompt string",
+            "suffix? string",
             "max_tokens? integer",
             "temperature? number",
             "seed? integer",

@@ -3,7 +3,7 @@
 use std::{fs, process::Command};
 
 use hilda_engine::{
-    decode::{CacheOp, Decoder, ForwardRequest, Trajectory, wire::RemoteForward},
+    decode::{CacheOp, Decoder, ForwardRequest, StepKind, Trajectory, wire::RemoteForward},
     model::{
         checkpoint,
         page::{Index, Loader},
@@ -221,10 +221,28 @@ async fn completions_whole_and_step_by_step() {
     let all = events(&r.body);
     let streamed: String = all.iter().map(|e| e["choices"][0]["text"].as_str().unwrap()).collect();
     assert_eq!(streamed, text);
-    assert_eq!(all.len(), record.steps.len() + 1);
-    let masked: Vec<u64> = all.iter().filter_map(|e| e["diffusion"]["masked"].as_u64()).collect();
+    let denoise = record.steps.iter().filter(|s| s.kind == StepKind::Denoise).count();
+    assert_eq!(all.len(), denoise + 1);
+    let steps: Vec<&Value> = all[..denoise].iter().map(|e| &e["diffusion"]).collect();
+    let masked: Vec<u64> = steps.iter().map(|d| d["counts"]["masked"].as_u64().unwrap()).collect();
     assert!(masked.windows(2).all(|w| w[0] >= w[1]) && masked[0] > 0, "{masked:?}");
-    assert!(all[0]["diffusion"]["text"].as_str().unwrap().contains('\u{2591}'), "{}", all[0]["diffusion"]);
+    let kept: Vec<&str> = steps.iter().filter_map(|d| d["text"].as_str()).collect();
+    assert!(
+        kept.len() >= 2 && kept[0].contains('\u{2591}') && !kept[kept.len() - 1].contains('\u{2591}'),
+        "{kept:?}"
+    );
+    assert_eq!(steps.iter().filter(|d| d["finished"] == true).count(), 1);
+    assert!(steps.iter().all(|d| d["entropy"].as_f64().is_some_and(|h| h >= 0.0)));
+    // the edits alone lead to the text
+    let start = record.header.config.prompt.len();
+    let mut ids = vec![record.header.config.mask_id; record.footer.ids.len() - start];
+    for edit in steps.iter().flat_map(|d| d["edits"].as_array().unwrap()) {
+        let (at, from, to) = (edit["position"].as_u64().unwrap() as usize, &edit["from"], &edit["to"]);
+        assert_eq!(*from, ids[at - start], "{edit}");
+        ids[at - start] = to.as_u64().unwrap() as u32;
+        assert!(edit["confidence"].as_f64().is_some_and(|p| p > 0.0 && p <= 1.0), "{edit}");
+    }
+    assert_eq!(ids, record.footer.ids[start..]);
     assert!(all.last().unwrap()["choices"][0]["finish_reason"].is_string());
 }
 
@@ -257,6 +275,8 @@ async fn impossible_completions_name_the_field() {
         (json!({ "max_tokens": 0 }), 422, "max_tokens"),
         (json!({ "prompt": ["a", "b"] }), 422, "prompt"),
         (json!({ "n": 3 }), 422, "n"),
+        (json!({ "suffix": "the end. ".repeat(60) }), 422, "max_tokens"),
+        (json!({ "suffix": "the end.", "diffusion": { "holes": true } }), 422, "suffix"),
         (json!({ "temperature": -1.0 }), 422, "temperature"),
         (json!({ "diffusion": { "policy": { "kind": "threshold", "tau": 7.0 } } }), 422, "diffusion.policy"),
     ] {
@@ -271,6 +291,39 @@ async fn impossible_completions_name_the_field() {
     assert_eq!(assert_problem(&r, 400)["field"], "prompt");
     let r = s.post("/v1/completions", json!({ "model": ID, "prompt": "a", "diffusion": { "tau": 1 } })).await;
     assert_problem(&r, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_after_a_hole_stays_as_it_was_given() {
+    let s = site();
+    let ask = |more: Value| {
+        let mut ask =
+            json!({ "model": ID, "seed": 2, "temperature": 0.7, "diffusion": { "trajectory": true } });
+        for (k, v) in more.as_object().unwrap() {
+            match k.as_str() {
+                "holes" => ask["diffusion"]["holes"] = v.clone(),
+                _ => ask[k] = v.clone(),
+            }
+        }
+        ask
+    };
+    for (more, written) in [
+        (json!({ "prompt": "Once upon", "suffix": " the end", "max_tokens": 6 }), 6),
+        (json!({ "prompt": "Once ____ a __ the end", "holes": true }), 6),
+    ] {
+        let r = s.post("/v1/completions", ask(more.clone())).await;
+        assert_eq!(r.status, 200, "{more}: {}", r.body);
+        let answer = r.json();
+        let record: Trajectory = serde_json::from_value(answer["diffusion"]["trajectory"].clone()).unwrap();
+        let config = &record.header.config;
+        assert!(!config.fixed.is_empty() && record.header.unseen_fixed.is_empty(), "{config:?}");
+        assert!(config.fixed.iter().all(|(pos, id)| record.footer.ids[*pos as usize] == *id));
+        assert_eq!(config.length as usize - config.prompt.len() - config.fixed.len(), written);
+    }
+    // without the switch, underscores are text
+    let r = s.post("/v1/completions", ask(json!({ "prompt": "a __ b", "max_tokens": 4 }))).await;
+    let record: Trajectory = serde_json::from_value(r.json()["diffusion"]["trajectory"].clone()).unwrap();
+    assert!(record.header.config.fixed.is_empty());
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! A prompt with holes: "Lily found a ____ in the park" asks for four tokens between two given pieces of text.
+//! A prompt with holes: "Lily found a ____ in the park" asks for four tokens between two given pieces of text; or a
+//! prompt and a suffix with one hole between them.
 
-use hilda_engine::data::{DataError, Tokenizer};
+use crate::data::{DataError, Tokenizer};
 
 /// A prompt taken apart.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,8 +40,22 @@ fn parts(text: &str) -> Vec<Part<'_>> {
     parts
 }
 
+/// One hole of `tokens` between `prompt` and `suffix`.
+///
+/// # Errors
+/// Text that the tokenizer cannot write.
+pub fn between(prompt: &str, tokens: u32, suffix: &str, tokenizer: &Tokenizer) -> Result<Holes, DataError> {
+    let after = tokenizer.encode(suffix)?;
+    let fixed: Vec<(u32, u32)> = (tokens..).zip(after).collect();
+    let length = tokens + fixed.len() as u32;
+    Ok(Holes { prompt: prompt.to_string(), fixed, length })
+}
+
 /// Encodes each piece of text after a hole by itself. Spaces before a hole belong to the words that will fill it,
 /// because tokens carry their space in front.
+///
+/// # Errors
+/// Text that the tokenizer cannot write.
 pub fn holes(text: &str, tokenizer: &Tokenizer) -> Result<Holes, DataError> {
     let mut holes = Holes::default();
     let parts = parts(text);
