@@ -299,6 +299,23 @@ describe('launch, follow and share', () => {
     await page.context().close();
   });
 
+  test('the run is audited on its page', LIMIT, async (t) => {
+    if (!run) return t.skip('no run to audit');
+    const page = await visit(browser, `${server.url}/runs/${run}?tab=audit`);
+    await page.getByRole('button', { name: 'Audit this run' }).click();
+    await page.getByText('The audit passed.').waitFor();
+    const table = page.locator('.findings').first();
+    assert.match(await table.innerText(), /estimator\s+nelbo_t\(\d+\)\s+bound\s+bound/i);
+    await table.getByText(/\d+ checks?/).first().click();
+    assert.match(await table.innerText(), /holds: .* of at most/);
+    await shot(page, 'audit');
+    // the report stays with the run
+    await page.reload();
+    await page.getByText('The audit passed.').waitFor();
+    assert.deepEqual(page.trouble, []);
+    await page.context().close();
+  });
+
   test('compare shows quality against cost', LIMIT, async (t) => {
     if (!run) return t.skip('no run to compare');
     const page = await visit(browser, `${server.url}/compare?runs=${run}`);

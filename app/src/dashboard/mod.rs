@@ -1,6 +1,7 @@
 //! Pages about training: the table of runs, one run, launching, comparing, models.
 
 mod ablation;
+mod audit;
 mod compare;
 mod config_view;
 mod curves;

@@ -7,6 +7,7 @@ use leptos_router::components::A;
 use leptos_router::hooks::{use_navigate, use_params_map, use_query_map};
 use serde_json::json;
 
+use super::audit::Audit;
 use super::config_view::Configuration;
 use super::curves::Curves;
 use super::data::{RunDetail, RunSummary, ShareMade, Undo};
@@ -21,10 +22,11 @@ use crate::dom;
 use crate::shell::set_title;
 
 /// Tabs in order: the word in the address and the title.
-const TABS: [(&str, &str); 5] = [
+const TABS: [(&str, &str); 6] = [
     ("curves", "Curves"),
     ("samples", "Samples over time"),
     ("config", "Configuration"),
+    ("audit", "Audit"),
     ("log", "Log"),
     ("files", "Files"),
 ];
@@ -113,6 +115,7 @@ fn OneRun(id: String) -> impl IntoView {
                 {move || match tab.get() {
                     "samples" => view! { <Samples id=key.get_value() steps=Signal::derive(move || live.metrics.with(|m| m.samples.len()))/> }.into_any(),
                     "config" => view! { <Configuration detail/> }.into_any(),
+                    "audit" => view! { <Audit id=key.get_value()/> }.into_any(),
                     "log" => view! { <Log live/> }.into_any(),
                     "files" => view! { <Files detail/> }.into_any(),
                     _ => view! { <Curves live file=key.get_value()/> }.into_any(),

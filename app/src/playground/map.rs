@@ -94,15 +94,7 @@ fn csv(tape: &Tape) -> String {
     for (s, step) in tape.steps.iter().enumerate() {
         for r in &step.rows {
             let action = step.actions.iter().find(|a| a.pos == r.pos);
-            let name = action.map_or("", |a| match a.kind {
-                ActionKind::Commit => "commit",
-                ActionKind::Edit => "edit",
-                ActionKind::Remask => "remask",
-                ActionKind::Reopen => "reopen",
-                ActionKind::Fix => "fix",
-                ActionKind::Unfix => "unfix",
-                ActionKind::Fill => "fill",
-            });
+            let name = action.map_or("", |a| a.kind.name());
             // a text takes what is written to it
             let _ = writeln!(out, "{},{},{},{},{name}", s + 1, r.pos, r.p_max, r.entropy);
         }

@@ -63,6 +63,21 @@ pub enum ActionKind {
     Reopen,
 }
 
+impl ActionKind {
+    /// For people and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            ActionKind::Commit => "commit",
+            ActionKind::Edit => "edit",
+            ActionKind::Remask => "remask",
+            ActionKind::Fill => "fill",
+            ActionKind::Fix => "fix",
+            ActionKind::Unfix => "unfix",
+            ActionKind::Reopen => "reopen",
+        }
+    }
+}
+
 /// One change of one position. JSON: `[kind, pos, old, new, p, logq, margin]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "ActionTuple", into = "ActionTuple")]

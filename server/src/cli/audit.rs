@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use hilda_engine::data::document::{guess_format, read_documents};
 use hilda_engine::eval::audit::checkpoint::{AuditError, Subject, model};
 use hilda_engine::eval::audit::{Report, recipe};
-use hilda_engine::files;
 use hilda_engine::model::Trunk;
 use hilda_engine::train::RunFolder;
 use hilda_kernels::{Backend, Cpu};
@@ -13,6 +12,7 @@ use hilda_kernels::{Backend, Cpu};
 use super::sample::open_model;
 use super::train::read_recipe;
 use super::{CliError, data_dir};
+use crate::audit::{self, audit};
 
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("subject").required(true).args(["recipe", "run", "model"])))]
@@ -46,12 +46,10 @@ pub fn run(a: Args) -> Result<(), CliError> {
                 true => named.clone(),
                 false => data_dir().join("runs").join(named),
             };
-            let report = recipe(&RunFolder::config(&folder)?)?;
-            let bytes = serde_json::to_vec_pretty(&report).expect("plain data");
-            let path = folder.join("audit.json");
-            files::replace(&path, &bytes)
-                .map_err(|e| CliError::Failure(format!("{}: {e}", path.display())))?;
-            report
+            audit(&folder, &RunFolder::config(&folder)?).map_err(|e| match e {
+                audit::AuditError::Config(e) => e.into(),
+                e => CliError::Failure(e.to_string()),
+            })?
         }
         _ => trained(&a)?,
     };

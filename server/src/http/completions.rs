@@ -410,7 +410,7 @@ fn step_event(text: &Text, d: &Decoder, e: &StepEvent) -> Value {
             let to = (!masks).then(|| token(a.new));
             let from = (a.kind != ActionKind::Commit).then(|| token(a.old));
             json!({
-                "position": a.pos, "from": a.old, "to": a.new, "from_text": from, "to_text": to, "kind": a.kind,
+                "position": a.pos, "from": a.old, "to": a.new, "from_text": from, "to_text": to, "kind": a.kind.name(),
                 "confidence": a.p,
             })
         })

@@ -165,6 +165,8 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<AppState>)> {
         ("get", "/api/runs/{id}/events", get(events::events)),
         ("get", "/api/runs/{id}/log", get(runs::log)),
         ("get", "/api/runs/{id}/samples", get(runs::samples)),
+        ("get", "/api/runs/{id}/audit", get(runs::audit)),
+        ("post", "/api/runs/{id}/audit", post(runs::make_audit)),
         ("post", "/api/runs/{id}/stop", post(runs::stop)),
         ("post", "/api/runs/{id}/resume", post(runs::resume)),
         ("post", "/api/runs/{id}/share", post(shared::create)),

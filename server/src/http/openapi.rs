@@ -32,6 +32,8 @@ const OPERATIONS: &[Operation] = &[
     ),
     ("get", "/api/runs/{id}/log", "The last lines of the log", &["tail"], "", 200, "text/plain"),
     ("get", "/api/runs/{id}/samples", "Samples by step", &[], "", 200, "[SampleFile]"),
+    ("get", "/api/runs/{id}/audit", "The audit that was made of the run's recipe", &[], "", 200, "object"),
+    ("post", "/api/runs/{id}/audit", "Audits the run's recipe, once", &[], "", 200, "object"),
     ("post", "/api/runs/{id}/stop", "Write a checkpoint and stop", &[], "", 202, "RunSummary"),
     ("post", "/api/runs/{id}/resume", "Queue a stopped or failed run", &[], "", 202, "RunSummary"),
     ("post", "/api/runs/{id}/share", "Make a link to the result", &[], "ShareBody", 201, "Shared"),

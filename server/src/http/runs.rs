@@ -13,6 +13,7 @@ use hilda_engine::{
     record::{SampleFile, State as RunState, Status},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     AppState, Problem,
@@ -20,6 +21,7 @@ use super::{
     problem::{Json, Params, config_problem},
 };
 use crate::{
+    audit,
     estimate::{Estimate, check_launchable},
     jobs::{self, state_name},
     storage::{
@@ -272,6 +274,39 @@ pub async fn metrics(
 #[serde(deny_unknown_fields)]
 pub struct TailQuery {
     tail: Option<usize>,
+}
+
+/// The audit that was made of a run's recipe, else null.
+pub async fn audit(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<Value>, Problem> {
+    let report = state
+        .blocking(move |s| {
+            let run = s.data.run(&id)?;
+            Ok(audit::kept(&run.path))
+        })
+        .await?;
+    Ok(axum::Json(report.unwrap_or(Value::Null)))
+}
+
+/// Audits a run's recipe, or gives the audit that was made before.
+pub async fn make_audit(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<Value>, Problem> {
+    let report = state
+        .blocking(move |s| {
+            let run = s.data.run(&id)?;
+            if let Some(report) = audit::kept(&run.path) {
+                return Ok(report);
+            }
+            let report = audit::audit(&run.path, &run.config()?)
+                .map_err(|e| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+            Ok(serde_json::to_value(report).expect("plain data"))
+        })
+        .await?;
+    Ok(axum::Json(report))
 }
 
 pub async fn log(

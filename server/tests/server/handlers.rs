@@ -56,6 +56,22 @@ async fn launching_validates_before_anything_exists() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_audited_once_and_the_report_is_kept() {
+    let s = Site::local();
+    let r = s.post("/api/runs", json!({ "toml": recipe(5, "") })).await;
+    let id = r.json()["id"].as_str().unwrap().to_string();
+    let path = format!("/api/runs/{id}/audit");
+    assert!(s.get(&path).await.json().is_null());
+    let made = s.post(&path, json!({})).await;
+    assert_eq!(made.status, 200, "{}", made.body);
+    let report = made.json();
+    assert!(report["passed"] == true && !report["findings"].as_array().unwrap().is_empty(), "{report}");
+    assert_eq!(s.get(&path).await.json(), report);
+    assert!(s.data.path().join("runs").join(&id).join("audit.json").is_file());
+    assert_problem(&s.post("/api/runs/nobody/audit", json!({})).await, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_do_not_read() {
     let s = Site::local();
     let json_kind = [("content-type", "application/json")];
