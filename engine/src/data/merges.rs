@@ -1,9 +1,13 @@
-//! Byte-level BPE on bytes: a word starts as its bytes, and as long as two neighbours are a listed merge, those of the
-//! lowest rank become one, the leftmost first (Sennrich et al. 2016, arXiv 1508.07909).
+//! BPE: a word starts as its smallest pieces, and as long as two neighbours are a listed merge, those of the
+//! lowest rank become one, the leftmost first (Sennrich et al. 2016, arXiv 1508.07909). There are two kinds:
 //!
-//! This is the part of `tokenizer.json` that vocabularies of ours and those of SmolLM2, Qwen and Llama 3 use: model BPE
-//! without dropout, prefix, suffix or unknown token, one of the rules for words of [`super::words`], NFC or no normaliser, added tokens that stand for exactly their names ([`super::added`]). Ids equal
-//! the tokenizers library's on any text; tests compare the two. A byte without a token (SmolLM2 has none for some that occur
+//! - byte-level, of vocabularies of ours and of SmolLM2, Qwen and Llama 3: the pieces are bytes, words are cut by one of the
+//!   rules of [`super::words`], NFC or no normaliser;
+//! - by characters, of Gemma: the whole text is one word with "\u{2581}" for spaces; the pieces are characters, and the bytes
+//!   of one that has no token ("byte fallback").
+//!
+//! Both without dropout, prefix or suffix, with added tokens that stand for exactly their names ([`super::added`]). Ids
+//! equal the tokenizers library's on any text; tests compare the two. A byte without a token (SmolLM2 has none for some that occur
 //! in no text) is left out, as the library leaves it out. A file that asks for more is refused with the reason.
 //!
 //! NFC is that of Unicode 9, as the library has it: a later one would give some new characters other ids.
@@ -30,17 +34,52 @@ pub struct Vocabulary {
 /// Words seen before and their ids. Texts that are encoded together share one.
 pub type Seen<'t> = HashMap<&'t str, Vec<u32>>;
 
+/// What stands for a space in vocabularies by characters.
+pub const SPACE: char = '\u{2581}';
+
+/// The smallest pieces of a text.
+enum Pieces {
+    Bytes {
+        cut: Cut,
+        /// text is brought into normalisation form C
+        nfc: bool,
+        /// words that are taken as they are, where the file says so
+        whole: HashMap<Vec<u8>, u32>,
+    },
+    Characters(HashMap<char, u32>),
+}
+
 /// The rule that makes ids of text.
 pub struct Encoder {
+    pieces: Pieces,
     bytes: [Option<u32>; 256],
     /// a pair's rank and what it becomes
     merges: HashMap<(u32, u32), (u32, u32)>,
-    /// words that are taken as they are, where the file says so
-    whole: HashMap<Vec<u8>, u32>,
-    cut: Cut,
-    /// text is brought into normalisation form C
-    nfc: bool,
     added: Added,
+}
+
+/// Whether a file's pieces are characters: spaces become [`SPACE`] and bytes "<0xNN>" stand in for what has no token.
+pub fn by_characters(file: &Value) -> bool {
+    let replaces = |v: &Value, from: &str, to: &str| {
+        v["type"] == "Replace" && v["pattern"]["String"] == from && v["content"] == to
+    };
+    let space = SPACE.to_string();
+    let steps = file["decoder"]["decoders"].as_array().map_or(&[][..], Vec::as_slice);
+    let decodes = match steps {
+        [a, b, c] => replaces(a, &space, " ") && b["type"] == "ByteFallback" && c["type"] == "Fuse",
+        _ => false,
+    };
+    file["model"]["byte_fallback"] == true
+        && replaces(&file["normalizer"], " ", &space)
+        && file["decoder"]["type"] == "Sequence"
+        && decodes
+}
+
+/// The byte that a token of [`by_characters`] vocabularies stands for: "<0x0A>".
+pub fn fallback_byte(token: &str) -> Option<u8> {
+    let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    let upper = hex.len() == 2 && hex.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase());
+    u8::from_str_radix(hex, 16).ok().filter(|_| upper)
 }
 
 impl Encoder {
@@ -49,12 +88,46 @@ impl Encoder {
     /// Errors: what the file asks for beyond the module's contract, or what is wrong with it.
     pub fn read(file: &Value) -> Result<(Encoder, Vocabulary), String> {
         let model = &file["model"];
-        for option in
-            ["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"]
-        {
+        let characters = by_characters(file);
+        let mut options = vec!["dropout", "continuing_subword_prefix", "end_of_word_suffix"];
+        if !characters {
+            options.extend(["unk_token", "byte_fallback"]);
+        }
+        for option in options {
             if !matches!(&model[option], Value::Null | Value::Bool(false)) {
                 return Err(format!("its model has the option {option}"));
             }
+        }
+        let (vocabulary, added) = vocabulary(file)?;
+        let ids = &vocabulary.ids;
+        let id = |token: &str| ids.get(token).copied().ok_or(format!("{token:?} is not in its vocabulary"));
+        let letters = byte_level::alphabet();
+        let bytes = match characters {
+            true => std::array::from_fn(|b| ids.get(&format!("<0x{b:02X}>")).copied()),
+            false => letters.map(|letter| ids.get(letter.encode_utf8(&mut [0; 4])).copied()),
+        };
+        if characters && bytes.iter().any(Option::is_none) || bytes.iter().all(Option::is_none) {
+            return Err("its vocabulary lacks bytes".into());
+        }
+        let mut merges = HashMap::new();
+        for (rank, merge) in model["merges"].as_array().into_iter().flatten().enumerate() {
+            let (a, b) = pair(merge).ok_or(format!("merge {rank} is not a pair"))?;
+            merges.insert((id(a)?, id(b)?), (rank as u32, id(&format!("{a}{b}"))?));
+        }
+        if characters {
+            // after the normaliser there is no space left to cut at
+            let cut = &file["pre_tokenizer"];
+            let idle = cut["type"] == "Split" && cut["pattern"]["String"] == " ";
+            if !(cut.is_null() || idle) {
+                return Err(format!("it cuts words by {}", cut["type"]));
+            }
+            if model["ignore_merges"] == true {
+                return Err("it takes whole texts from its vocabulary".into());
+            }
+            let single = |token: &str| token.chars().next().filter(|c| c.len_utf8() == token.len());
+            let own = model["vocab"].as_object().into_iter().flatten();
+            let pieces = own.filter_map(|(token, _)| Some((single(token)?, *ids.get(token)?))).collect();
+            return Ok((Encoder { pieces: Pieces::Characters(pieces), bytes, merges, added }, vocabulary));
         }
         let nfc = match &file["normalizer"] {
             Value::Null => false,
@@ -62,19 +135,6 @@ impl Encoder {
             normalizer => return Err(format!("it has the normaliser {}", normalizer["type"])),
         };
         let cut = Cut::read(&file["pre_tokenizer"])?;
-        let (vocabulary, added) = vocabulary(file)?;
-        let ids = &vocabulary.ids;
-        let id = |token: &str| ids.get(token).copied().ok_or(format!("{token:?} is not in its vocabulary"));
-        let letters = byte_level::alphabet();
-        let bytes = letters.map(|letter| ids.get(letter.encode_utf8(&mut [0; 4])).copied());
-        if bytes.iter().all(Option::is_none) {
-            return Err("its vocabulary has no bytes".into());
-        }
-        let mut merges = HashMap::new();
-        for (rank, merge) in model["merges"].as_array().into_iter().flatten().enumerate() {
-            let (a, b) = pair(merge).ok_or(format!("merge {rank} is not a pair"))?;
-            merges.insert((id(a)?, id(b)?), (rank as u32, id(&format!("{a}{b}"))?));
-        }
         let mut whole = HashMap::new();
         if model["ignore_merges"] == true {
             let byte: HashMap<char, u8> = letters.into_iter().zip(0..=255).collect();
@@ -84,39 +144,61 @@ impl Encoder {
                 }
             }
         }
-        Ok((Encoder { bytes, merges, whole, cut, nfc, added }, vocabulary))
+        Ok((Encoder { pieces: Pieces::Bytes { cut, nfc, whole }, bytes, merges, added }, vocabulary))
     }
 
     /// Appends the ids of `text` to `ids`.
     pub fn encode<'t>(&self, text: &'t str, seen: &mut Seen<'t>, ids: &mut Vec<u32>) {
         for part in self.added.parts(text) {
-            match part {
-                Part::Token(id) => ids.push(id),
-                Part::Text(text) if self.nfc && !text.is_ascii() => {
+            let text = match part {
+                Part::Token(id) => {
+                    ids.push(id);
+                    continue;
+                }
+                Part::Text(text) => text,
+            };
+            match &self.pieces {
+                Pieces::Characters(pieces) => ids.extend(self.merge(self.characters(text, pieces))),
+                Pieces::Bytes { nfc: true, .. } if !text.is_ascii() => {
                     let normal: String = text.nfc().map(|(c, _)| c).collect();
                     match normal == text {
-                        true => self.encode_part(text, seen, ids),
-                        false => self.encode_part(&normal, &mut Seen::new(), ids),
+                        true => self.words(text, seen, ids),
+                        false => self.words(&normal, &mut Seen::new(), ids),
                     }
                 }
-                Part::Text(text) => self.encode_part(text, seen, ids),
+                Pieces::Bytes { .. } => self.words(text, seen, ids),
             }
         }
     }
 
-    fn encode_part<'t>(&self, text: &'t str, seen: &mut Seen<'t>, ids: &mut Vec<u32>) {
-        for word in self.cut.words(text) {
-            ids.extend_from_slice(seen.entry(word).or_insert_with(|| self.word(word.as_bytes())));
+    fn words<'t>(&self, text: &'t str, seen: &mut Seen<'t>, ids: &mut Vec<u32>) {
+        let Pieces::Bytes { cut, whole, .. } = &self.pieces else { return };
+        for word in cut.words(text) {
+            ids.extend_from_slice(seen.entry(word).or_insert_with(|| match whole.get(word.as_bytes()) {
+                Some(id) => vec![*id],
+                None => self.merge(word.bytes().filter_map(|b| self.bytes[b as usize]).collect()),
+            }));
         }
     }
 
-    fn word(&self, word: &[u8]) -> Vec<u32> {
-        if let Some(id) = self.whole.get(word) {
-            return vec![*id];
+    /// A character's token, else those of its bytes.
+    fn characters(&self, text: &str, pieces: &HashMap<char, u32>) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(text.len());
+        for c in text.chars().map(|c| if c == ' ' { SPACE } else { c }) {
+            match pieces.get(&c) {
+                Some(id) => ids.push(*id),
+                None => {
+                    ids.extend(c.encode_utf8(&mut [0; 4]).bytes().filter_map(|b| self.bytes[b as usize]));
+                }
+            }
         }
+        ids
+    }
+
+    /// Neighbours become one by the list of merges.
+    fn merge(&self, mut ids: Vec<u32>) -> Vec<u32> {
         /// no id: a piece that went into the one before it
         const GONE: u32 = u32::MAX;
-        let mut ids: Vec<u32> = word.iter().filter_map(|b| self.bytes[*b as usize]).collect();
         let end = ids.len();
         let mut next: Vec<usize> = (1..=end).collect();
         let mut before: Vec<usize> = (0..end).map(|i| i.wrapping_sub(1)).collect();
@@ -320,6 +402,103 @@ mod tests {
         let read = |f: &str| std::fs::read_to_string(format!("{root}/{f}")).unwrap();
         for file in [&qwen, &smol] {
             compare(file, &["README.md", "engine/src/data/letters.rs", "Cargo.toml"].map(read));
+        }
+    }
+
+    /// A file as Gemma writes its own: characters, bytes to fall back on, "\u{2581}" for spaces.
+    fn by_character() -> Value {
+        let mut tokens: Vec<String> =
+            ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "\n\n"]
+                .map(String::from)
+                .into();
+        let names = tokens.len();
+        tokens.extend((0..256).map(|b| format!("<0x{b:02X}>")));
+        tokens.extend("\u{2581}\nthecasnom.<>k\u{e9}了".chars().map(String::from));
+        let merges: Vec<(&str, &str)> = vec![
+            ("t", "h"),
+            ("th", "e"),
+            ("\u{2581}", "the"),
+            ("a", "t"),
+            ("c", "at"),
+            ("\u{2581}", "cat"),
+            ("\u{2581}", "\u{2581}"),
+            ("\u{2581}\u{2581}", "\u{2581}\u{2581}"),
+            ("a", "a"),
+            ("aa", "a"),
+            ("s", "\u{2581}the"),
+            ("m", "a"),
+            ("ma", "s"),
+        ];
+        tokens.extend(merges.iter().map(|(a, b)| format!("{a}{b}")));
+        let vocab: serde_json::Map<String, Value> =
+            tokens.iter().enumerate().map(|(i, t)| (t.clone(), i.into())).collect();
+        let added: Vec<Value> = (0..names)
+            .map(|i| {
+                serde_json::json!({"id": i, "content": tokens[i], "single_word": false, "lstrip": false, "rstrip": false,
+                    "normalized": false, "special": i != names - 1})
+            })
+            .collect();
+        serde_json::json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+            "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"},
+            "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false},
+            "post_processor": null,
+            "decoder": {"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+            "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+                "vocab": vocab, "merges": merges}})
+    }
+
+    #[test]
+    fn characters_have_the_ids_of_the_library() {
+        let file = by_character();
+        let texts = [
+            "the cat  sat on the    mat, aaaa aaa",
+            "  the\n\ncat\n<mask> <start_of_turn>the",
+            "\u{2581}the \u{e9}t\u{e9} 了 \u{1f600}\u{0}",
+            "",
+            " ",
+        ];
+        let ids = compare(&file, &texts);
+        let name = |name: &str| Encoder::read(&file).unwrap().1.ids[name];
+        assert!(ids[0].contains(&name("\u{2581}cat")) && ids[1].contains(&name("\n\n")));
+        assert!(!ids[1].contains(&name("<mask>")));
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        let read = |f: &str| std::fs::read_to_string(format!("{root}/{f}")).unwrap();
+        compare(&file, &["README.md", "engine/src/data/letters.rs", "Cargo.toml"].map(read));
+        // the tokenizer gives the text back, the space's own character excepted
+        let tokenizer = crate::data::Tokenizer::from_bytes(file.to_string().as_bytes()).unwrap();
+        for text in texts {
+            let ids = tokenizer.encode(text).unwrap();
+            assert_eq!(tokenizer.decode(&ids), text.replace(SPACE, " "));
+        }
+        assert_eq!((tokenizer.specials().eos, tokenizer.specials().mask), (1, 4));
+        assert_eq!(tokenizer.bytes(name("<0x0A>")), b"\n");
+    }
+
+    #[test]
+    fn other_ways_with_characters_are_refused_by_name() {
+        let refused = |change: fn(&mut Value)| {
+            let mut file = by_character();
+            change(&mut file);
+            Encoder::read(&file).err().unwrap()
+        };
+        assert!(
+            refused(|f| f["pre_tokenizer"] = serde_json::json!({"type": "Metaspace"})).contains("Metaspace")
+        );
+        assert!(refused(|f| f["model"]["ignore_merges"] = true.into()).contains("whole texts"));
+        assert!(
+            refused(|f| drop(f["model"]["vocab"].as_object_mut().unwrap().remove("<0x41>")))
+                .contains("bytes")
+        );
+        // without its decoder it is taken for byte-level, and refused as such
+        assert!(refused(|f| f["decoder"] = Value::Null).contains("unk_token"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_by_characters_has_the_ids_of_the_library(text in "[ thecasnm\u{e9}了\n<0xA>]{0,40}|.{0,20}") {
+            compare(&by_character(), &[text]);
         }
     }
 

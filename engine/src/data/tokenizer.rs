@@ -1,4 +1,4 @@
-//! Byte-level BPE read from `tokenizer.json`, the same on the server and in the page.
+//! BPE read from `tokenizer.json`, byte-level or by characters (Gemma), the same on the server and in the page.
 //!
 //! Contract: `decode(encode(text)) == text` (unless the file asks for a normaliser), and `encode` never returns a
 //! special id, so that nobody can type the mask or the end of a document. Loading proves the second part for each
@@ -13,7 +13,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::merges::{Encoder, Seen, Vocabulary};
+use super::merges::{self, Encoder, Seen, Vocabulary};
 use super::{DataError, byte_level};
 
 /// Names under which public tokenizers keep the three roles, ours first.
@@ -66,13 +66,14 @@ impl std::fmt::Debug for Tokenizer {
 impl Tokenizer {
     /// Reads the bytes of a `tokenizer.json`.
     ///
-    /// Errors: not such a file, not byte-level, no end-of-text or mask token, or a special token that text can reach.
+    /// Errors: not such a file, of another kind, no end-of-text or mask token, or a special token that text can reach.
     pub fn from_bytes(json: &[u8]) -> Result<Self, DataError> {
         let bad = |m: String| DataError::Tokenizer(format!("tokenizer.json: {m}"));
         let mut value: serde_json::Value = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
-        if value["model"]["type"] != "BPE" || value["decoder"]["type"] != "ByteLevel" {
+        let characters = merges::by_characters(&value);
+        if value["model"]["type"] != "BPE" || value["decoder"]["type"] != "ByteLevel" && !characters {
             return Err(bad(format!(
-                "only byte-level BPE is supported, this is {} with decoder {}",
+                "only BPE, byte-level or by characters with bytes to fall back on, is supported; this is {} with decoder {}",
                 value["model"]["type"], value["decoder"]["type"]
             )));
         }
@@ -103,6 +104,10 @@ impl Tokenizer {
         for (token, id) in &vocab {
             bytes[*id as usize] = match added.contains_key(id) {
                 true => token.as_bytes().to_vec(),
+                false if characters => match merges::fallback_byte(token) {
+                    Some(byte) => vec![byte],
+                    None => token.replace(merges::SPACE, " ").into_bytes(),
+                },
                 false => token
                     .chars()
                     .map(|c| table.get(&c).copied())
