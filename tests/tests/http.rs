@@ -357,17 +357,18 @@ fn resident(pid: u32) -> u64 {
     line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("a number") * 1024
 }
 
-/// A text of the demo model, streamed to its end: (events, tokens that the events wrote, tokens by the summary).
-fn streamed(port: u16, seed: u64) -> (usize, u64, u64) {
+/// A text of the demo model, streamed to its end: (events, tokens that the events wrote, tokens by the summary, the text).
+fn streamed(port: u16, seed: u64) -> (usize, u64, u64, String) {
     let ask = json!({ "prompt": "Once upon a time", "max_tokens": 8, "seed": seed, "temperature": 0.7, "stream": true });
-    let (mut events, mut written, mut last) = (0, 0, Value::Null);
+    let (mut events, mut written, mut last, mut text) = (0, 0, Value::Null, String::new());
     for event in Events::post(port, "/v1/completions", &ask).expect("a stream") {
         if event.data == "[DONE]" {
             let commits = last["usage"]["completion_tokens"].as_u64().expect("a summary before the end");
-            return (events, written, commits);
+            return (events, written, commits, text);
         }
         events += 1;
         last = serde_json::from_str(&event.data).expect("JSON");
+        text.push_str(last["choices"][0]["text"].as_str().expect("text"));
         let edits = last["diffusion"]["edits"].as_array();
         written += edits.map_or(0, |e| e.iter().filter(|e| e["kind"] == "commit").count() as u64);
     }
@@ -387,16 +388,18 @@ fn two_hundred_streams_lose_nothing_and_leave_nothing() {
     let port = server.port;
     let crowd = |n: u64| {
         let texts: Vec<_> = (0..n).map(|seed| std::thread::spawn(move || streamed(port, seed))).collect();
-        for text in texts {
-            let (events, written, tokens) = text.join().expect("a whole stream");
+        let ended = texts.into_iter().map(|text| {
+            let (events, written, tokens, text) = text.join().expect("a whole stream");
             assert!(events >= 2 && written >= tokens && tokens > 0, "{events} events, {written} of {tokens}");
-        }
+            text
+        });
+        ended.collect::<Vec<String>>()
     };
     // the model is loaded and the allocator has seen a crowd
     crowd(40);
     let before = resident(server.pid());
     let begun = std::time::Instant::now();
-    crowd(200);
+    let texts = crowd(200);
     println!("200 streams in {:.1} s", begun.elapsed().as_secs_f64());
     // clients that leave in mid-text end it: the next one is served at once
     for seed in 0..8 {
@@ -406,7 +409,7 @@ fn two_hundred_streams_lose_nothing_and_leave_nothing() {
         assert!(left.next().is_some());
     }
     let alone = std::time::Instant::now();
-    streamed(port, 7);
+    assert_eq!(streamed(port, 7).3, texts[7], "a text depends on who else was there");
     println!("a text after eight that were left: {:.2} s", alone.elapsed().as_secs_f64());
     std::thread::sleep(Duration::from_secs(1));
     let after = resident(server.pid());

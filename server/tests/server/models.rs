@@ -247,6 +247,31 @@ async fn completions_whole_and_step_by_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn several_texts_are_those_that_would_be_written_alone() {
+    let s = site();
+    let mut ask = json!({ "model": ID, "prompt": ["Once upon", "a cat"], "n": 2, "max_tokens": 12, "seed": 5, "temperature": 1.0 });
+    let all = s.post("/v1/completions", ask.clone()).await.json();
+    let choices = all["choices"].as_array().unwrap();
+    let text = |c: &Value| c["text"].as_str().unwrap().to_string();
+    assert_eq!(choices.iter().map(|c| c["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert_eq!(all["diffusion"]["texts"].as_array().unwrap().len(), 4);
+    let mut tokens = 0;
+    for (i, c) in choices.iter().enumerate() {
+        let alone = json!({ "model": ID, "prompt": ask["prompt"][i / 2], "max_tokens": 12, "seed": 5 + i % 2, "temperature": 1.0 });
+        let alone = s.post("/v1/completions", alone).await.json();
+        assert_eq!(text(&alone["choices"][0]), text(c), "{i}");
+        tokens += alone["usage"]["total_tokens"].as_u64().unwrap();
+    }
+    assert_eq!(all["usage"]["total_tokens"], tokens);
+    ask["stream"] = true.into();
+    let events = events(&s.post("/v1/completions", ask).await.body);
+    for (i, c) in choices.iter().enumerate() {
+        let of = events.iter().map(|e| &e["choices"][0]).filter(|c| c["index"] == i);
+        assert_eq!(of.map(text).collect::<String>(), text(c), "{i}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stop_strings_cut_in_both_forms() {
     let s = site();
     let mut ask = json!({ "model": ID, "prompt": "Once", "max_tokens": 32, "seed": 1, "temperature": 1.0 });
@@ -273,8 +298,10 @@ async fn impossible_completions_name_the_field() {
         (json!({ "prompt": "a cat ".repeat(60) }), 422, "max_tokens"),
         (json!({ "max_tokens": 4000 }), 422, "max_tokens"),
         (json!({ "max_tokens": 0 }), 422, "max_tokens"),
-        (json!({ "prompt": ["a", "b"] }), 422, "prompt"),
-        (json!({ "n": 3 }), 422, "n"),
+        (json!({ "prompt": [] }), 422, "prompt"),
+        (json!({ "prompt": vec!["a"; 17] }), 422, "prompt"),
+        (json!({ "n": 0 }), 422, "n"),
+        (json!({ "prompt": ["a", "b"], "n": 9 }), 422, "n"),
         (json!({ "suffix": "the end. ".repeat(60) }), 422, "max_tokens"),
         (json!({ "suffix": "the end.", "diffusion": { "holes": true } }), 422, "suffix"),
         (json!({ "temperature": -1.0 }), 422, "temperature"),
