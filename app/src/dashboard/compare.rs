@@ -78,10 +78,12 @@ pub fn Compare() -> impl IntoView {
         }
         ids
     });
+    // an ablation's verdicts are over seeds; those between single runs would contradict them
+    let verdicts = named.is_none();
     view! {
         <section class="page compare">
             <h1>"Compare"</h1>
-            {match named {
+            {match &named {
                 Some(_) => (move || found.get().map(|(result, problem)| view! { <Ablation result problem/> })).into_any(),
                 None => view! { <Chooser ids/> }.into_any(),
             }}
@@ -89,7 +91,7 @@ pub fn Compare() -> impl IntoView {
                 let list = ids.get();
                 match list.len() {
                     0 => None,
-                    _ => Some(view! { <Side ids=list/> }),
+                    _ => Some(view! { <Side ids=list verdicts/> }),
                 }
             }}
         </section>
@@ -161,7 +163,11 @@ fn Chooser(ids: Memo<Vec<String>>) -> impl IntoView {
 }
 
 #[component]
-fn Side(ids: Vec<String>) -> impl IntoView {
+fn Side(
+    ids: Vec<String>,
+    /// runs are judged against the first
+    verdicts: bool,
+) -> impl IntoView {
     let columns = RwSignal::new(None::<Arc<Vec<Column>>>);
     let problems = RwSignal::new(Vec::<(String, Problem)>::new());
     let wanted = StoredValue::new(ids);
@@ -192,7 +198,7 @@ fn Side(ids: Vec<String>) -> impl IntoView {
         {move || match columns.get() {
             None => view! { <p class="mut" role="status">"Reading the runs"</p> }.into_any(),
             Some(list) if list.is_empty() => ().into_any(),
-            Some(list) => view! { <Columns columns=list/> }.into_any(),
+            Some(list) => view! { <Columns columns=list verdicts/> }.into_any(),
         }}
     }
 }
@@ -210,7 +216,7 @@ fn labels(columns: &[Column]) -> Vec<String> {
 }
 
 #[component]
-fn Columns(columns: Arc<Vec<Column>>) -> impl IntoView {
+fn Columns(columns: Arc<Vec<Column>>, verdicts: bool) -> impl IntoView {
     let names = labels(&columns);
     let candidates: Vec<Candidate> = columns
         .iter()
@@ -226,7 +232,7 @@ fn Columns(columns: Arc<Vec<Column>>) -> impl IntoView {
             tokens: c.detail.summary.status.as_ref().map_or(0, |s| s.tokens),
         })
         .collect();
-    let verdicts: Vec<Verdict> = candidates.iter().skip(1).map(|c| verdict(&candidates[0], c)).collect();
+    let said: Vec<Verdict> = candidates.iter().skip(1).map(|c| verdict(&candidates[0], c)).collect();
 
     // runs that differ only in the seed
     let mut families: BTreeMap<String, Vec<usize>> = BTreeMap::new();
@@ -299,9 +305,9 @@ fn Columns(columns: Arc<Vec<Column>>) -> impl IntoView {
         view! { <tr><th scope="row">{title}</th>{cells}</tr> }
     };
     view! {
-        {(several && shown <= MOST).then(|| view! {
+        {(several && verdicts && shown <= MOST).then(|| view! {
             <section class="verdicts" aria-label="Verdict">
-                {verdicts.into_iter().map(|v| {
+                {said.into_iter().map(|v| {
                     let (class, mark) = match &v {
                         Verdict::Refused(_) => ("verdict refused", "Not comparable"),
                         Verdict::NoDifference(_) => ("verdict same", "No difference shown"),
