@@ -22,6 +22,10 @@ pub struct Costs {
     pub denoise: Share,
     /// caches finished blocks, or drops what a change made stale
     pub store: Share,
+    /// predicts without the prompt, for guidance
+    pub guide: Share,
+    /// tries continuations, of which one is kept
+    pub search: Share,
     pub edits: u32,
     pub remasks: u32,
     /// steps in which the decoder and not the policy chose
@@ -34,6 +38,8 @@ impl Costs {
             StepKind::Prefill => &mut self.prefill,
             StepKind::Denoise => &mut self.denoise,
             StepKind::Store | StepKind::Refresh => &mut self.store,
+            StepKind::Guide => &mut self.guide,
+            StepKind::Search => &mut self.search,
             StepKind::User => return,
         };
         share.forwards += 1;
@@ -44,8 +50,14 @@ impl Costs {
         self.forced += u32::from(step.forced);
     }
 
-    fn shares(&self) -> [(&'static str, Share); 3] {
-        [("predicting", self.denoise), ("caching", self.store), ("reading the prompt", self.prefill)]
+    fn shares(&self) -> [(&'static str, Share); 5] {
+        [
+            ("predicting", self.denoise),
+            ("caching", self.store),
+            ("reading the prompt", self.prefill),
+            ("guiding", self.guide),
+            ("searching", self.search),
+        ]
     }
     fn total(&self, of: fn(&Share) -> u32) -> u32 {
         self.shares().iter().map(|(_, share)| of(share)).sum()
@@ -96,7 +108,7 @@ pub fn CostBars(texts: Signal<Vec<Voice>>) -> impl IntoView {
             {bars("Forwards", "how often the network was asked", |s| s.forwards)}
             {bars("Positions computed", "tokens that all forwards together computed; what came from the cache is free", |s| s.positions)}
             {move || rows.get().into_iter().map(|(name, costs, written)| {
-                let forwards = costs.denoise.forwards + costs.store.forwards;
+                let forwards = costs.total(|s| s.forwards) - costs.prefill.forwards;
                 let per = |n: u32| if n == 0 { 0.0 } else { f64::from(written) / f64::from(n) };
                 let positions = costs.total(|s| s.positions);
                 let several = rows.with(|r| r.len() > 1);

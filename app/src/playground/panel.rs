@@ -1,7 +1,7 @@
 //! The side panel: presets, the policy with all its parameters, temperature, length, seed, what a position sees.
 
-use hilda_engine::decode::PolicySpec;
 use hilda_engine::decode::policy::{Parameter, PolicyInfo};
+use hilda_engine::decode::{Method, PolicySpec};
 use leptos::prelude::*;
 use serde_json::Value;
 
@@ -45,7 +45,7 @@ pub fn Panel(
             }}
             <Seed settings/>
             <Sight settings model holes/>
-            {move || model.get().filter(|m| !m.serving.edits && matches!(settings.with(|s| s.policy), PolicySpec::Edit { .. } | PolicySpec::Remask { .. })).map(|_| view! {
+            {move || model.get().filter(|m| !m.serving.edits && matches!(settings.with(|s| s.policy.method), Method::Edit { .. } | Method::Remask { .. })).map(|_| view! {
                 <p class="hint">"This model was not trained to edit: words once written will rarely change."</p>
             })}
         </section>
@@ -105,8 +105,47 @@ fn Policy(settings: RwSignal<Settings>, info: &'static PolicyInfo, preset: Memo<
     view! {
         {first.iter().map(dial).collect_view()}
         {rest}
-        <p class="meaning source">{info.title}": "{info.meaning}". "<cite>{info.paper}</cite></p>
+        <details>
+            <summary>"Which words may be written"</summary>
+            {PolicySpec::candidate_parameters().iter().map(dial).collect_view()}
+        </details>
+        <p class="meaning source">{info.title}": "{info.meaning}". "<cite>{paper(info.paper)}</cite></p>
     }
+}
+
+/// A reference with every "arXiv NUMBER" in it as a link.
+fn paper(reference: &'static str) -> impl IntoView {
+    cited(reference)
+        .into_iter()
+        .map(|(text, number)| match number {
+            None => text.into_any(),
+            Some(number) => {
+                let href = format!("https://arxiv.org/abs/{number}");
+                view! { <a href=href target="_blank" rel="noopener noreferrer external">{text}</a> }
+                    .into_any()
+            }
+        })
+        .collect_view()
+}
+
+/// A reference in parts, and the number of those that name an arXiv paper.
+fn cited(reference: &str) -> Vec<(&str, Option<&str>)> {
+    let (mut parts, mut rest) = (Vec::new(), reference);
+    while let Some(at) = rest.find("arXiv ") {
+        let number = &rest[at + "arXiv ".len()..];
+        let end = number.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(number.len());
+        let number = number[..end].trim_end_matches('.');
+        if !number.contains('.') {
+            break;
+        }
+        let end = at + "arXiv ".len() + number.len();
+        parts.push((&rest[..at], None));
+        parts.push((&rest[at..end], Some(number)));
+        rest = &rest[end..];
+    }
+    parts.push((rest, None));
+    parts.retain(|(text, _)| !text.is_empty());
+    parts
 }
 
 #[component]
@@ -133,10 +172,24 @@ fn PolicyDial(
         }
         .into_any();
     }
+    if parameter.range.is_none() {
+        return view! {
+            <div class="dial"><label class="check">
+                <input
+                    type="checkbox"
+                    prop:checked=move || value.get().as_bool().unwrap_or(false)
+                    on:change=move |e| set(event_target_checked(&e).into())
+                />
+                {title}
+            </label><p class="meaning">{parameter.meaning}</p></div>
+        }
+        .into_any();
+    }
     let number = Signal::derive(move || value.get().as_f64().unwrap_or(0.0));
     let whole = parameter.step >= 1.0;
     let write = move |v: f64| set(if whole { (v as u64).into() } else { v.into() });
-    let default_number = default.as_f64().unwrap_or(0.0);
+    // what is off unless asked for begins where it changes least
+    let default_number = default.as_f64().or(parameter.range.map(|r| r.1)).unwrap_or(0.0);
     let off = parameter.optional.then(|| view! {
         <label class="check">
             <input
@@ -288,5 +341,26 @@ fn Sight(
                 </p>
             </div>
         </Show>
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn papers_are_found_in_references() {
+        assert_eq!(
+            cited("MDLM, arXiv 2406.07524; first hitting, arXiv 2409.02908"),
+            [
+                ("MDLM, ", None),
+                ("arXiv 2406.07524", Some("2406.07524")),
+                ("; first hitting, ", None),
+                ("arXiv 2409.02908", Some("2409.02908"))
+            ]
+        );
+        assert_eq!(cited("Fast-dLLM, arXiv 2505.22618, theorem 1").len(), 3);
+        assert_eq!(cited("autoregressive decoding"), [("autoregressive decoding", None)]);
+        assert_eq!(cited("arXiv soon"), [("arXiv soon", None)]);
     }
 }

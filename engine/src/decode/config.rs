@@ -3,7 +3,10 @@
 use hilda_kernels::{Base, MaskRule, head::MAX_TOP_K};
 use serde::{Deserialize, Serialize};
 
-use super::{DecodeError, policy::PolicySpec};
+use super::{
+    DecodeError,
+    policy::{Eos, Method, PolicySpec},
+};
 
 /// Longest sequence a decoder or a replay sets up (trajectories come from strangers).
 pub const MAX_LENGTH: u32 = 1 << 20;
@@ -83,11 +86,11 @@ fn yes() -> bool {
 }
 
 impl DecodeConfig {
-    /// Is the row that predicts `pos` computed from the token at `pos`? With the logit shift it is the row before, which
-    /// sees `pos` inside its own block only.
-    pub fn informed(&self, pos: u32) -> bool {
+    /// Is the row that predicts `pos` computed from the token at `pos` under `attention`? With the logit shift it is the row
+    /// before, which sees `pos` inside its own block only.
+    pub fn informed(&self, attention: Attention, pos: u32) -> bool {
         !self.shift
-            || match self.attention {
+            || match attention {
                 Attention::Causal => false,
                 Attention::BlockCausal => !pos.is_multiple_of(self.block_size.max(1)),
                 Attention::Bidirectional => true,
@@ -175,6 +178,11 @@ impl DecodeConfig {
         } else if self.early_stop {
             return Err(DecodeError::NoEos);
         }
+        match (self.eos_id, self.policy.candidate.eos) {
+            (None, Eos::Last) => return Err(DecodeError::EosControl { eos: "last" }),
+            (None, Eos::Never) => return Err(DecodeError::EosControl { eos: "never" }),
+            _ => {}
+        }
         for id in &self.forbid {
             in_range("forbidden token", *id)?;
         }
@@ -202,7 +210,7 @@ impl DecodeConfig {
                     needed: "the logit shift (row n - 1 predicts position n)",
                 });
             }
-            if !matches!(self.policy, PolicySpec::LeftToRight {}) {
+            if !matches!(self.policy.method, Method::LeftToRight {}) {
                 return Err(DecodeError::Causal { needed: "the policy left_to_right" });
             }
             if self.max_steps.is_some() {
@@ -212,13 +220,30 @@ impl DecodeConfig {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return Err(DecodeError::Temperature { temperature: self.temperature });
         }
-        if matches!(self.policy, PolicySpec::EntropyBound { .. }) && self.temperature > 1.0 {
+        if matches!(self.policy.method, Method::EntropyBound { .. }) && self.temperature > 1.0 {
             return Err(DecodeError::EntropyBoundTemperature { temperature: self.temperature });
         }
         if self.top_k > MAX_TOP_K {
             return Err(DecodeError::TopK { top_k: self.top_k, max: MAX_TOP_K });
         }
         self.policy.validate()?;
+        match self.policy.method {
+            Method::OrderTokenSearch { .. } if self.attention != Attention::Bidirectional => {
+                return Err(DecodeError::Unserved {
+                    policy: "order_token_search",
+                    needed: "attention to the whole text: without later blocks in sight its score says nothing new",
+                });
+            }
+            Method::OrderTokenSearch { .. } | Method::BestOf { .. }
+                if self.policy.candidate.guidance != 0.0 =>
+            {
+                return Err(DecodeError::Unserved {
+                    policy: self.policy.kind(),
+                    needed: "guidance 0: its scores are those of the model alone",
+                });
+            }
+            _ => {}
+        }
         Ok(())
     }
 }

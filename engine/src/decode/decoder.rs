@@ -1,25 +1,20 @@
 //! The decoding loop without its forwards: [`Decoder::next`] says what must be computed, [`Decoder::apply`] turns
 //! the statistics into actions.
 //!
-//! Forwards by attention:
-//! - bidirectional: every forward computes all positions, nothing is cached;
-//! - block-causal: one `Store` forward over the complete blocks before the active one (the prefill, later the
-//!   finished block), then forwards over the active block alone. Exact: finished blocks do not see later ones.
-//!   The store pass comes when the next block needs it, so none is spent after the last block;
-//! - causal: every forward stores the positions not yet cached and predicts the first masked one.
-//!
-//! With the logit shift, position n is predicted from the hidden row of n - 1; the driver keeps that row for the
-//! last position it stored. When stale entries are dropped, one more block (or position) is dropped with them, so
-//! that this row is computed again.
+//! What a forward computes and what is cached is decided in `forward.rs`.
+
+use std::sync::Arc;
 
 use super::{
     Action, ActionKind, Attention, CacheOp, DecodeConfig, DecodeError, ForwardRequest, RowStats, State,
-    Status, Trajectory, Want,
-    policy::{Fired, Policy, Row, View},
+    Status, Trajectory,
+    forward::Pending,
+    policy::{Confidence, Fired, Moment, Policy, Row, View},
+    refine::Refine,
+    rows,
     rules::{best, cap, check_plan},
-    trajectory::{
-        CacheEvent, Footer, Header, Ledger, Provenance, RowRecord, StepKind, StepRecord, Stop, VERSION,
-    },
+    search::Search,
+    trajectory::{Footer, Header, Ledger, Provenance, RowRecord, StepKind, StepRecord, Stop, VERSION},
 };
 
 /// What one [`Decoder::apply`] did.
@@ -42,22 +37,32 @@ pub(super) struct BlockRun {
     pub steps: u32,
     /// of them without a mask
     pub post: u32,
+    /// cell of the block's own grid of times
+    pub cell: u32,
     /// tokens each position held since the block was opened
     pub held: Vec<Vec<u32>>,
+    /// distribution of each masked position in the forward before, and how far it moved in each since the second; for
+    /// policies that compare
+    pub before: Vec<Option<Vec<f32>>>,
+    pub kl: Vec<Vec<f32>>,
 }
 
-#[derive(Clone, Debug)]
-struct Pending {
-    request: ForwardRequest,
-    kind: StepKind,
-    block: u32,
-}
+/// KL history and distributions of the positions of a block.
+type Moved = (Vec<Vec<f32>>, Vec<Option<Vec<f32>>>);
 
 /// One sequence being decoded.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Decoder {
     pub(super) config: DecodeConfig,
-    policy: Box<dyn Policy>,
+    pub(super) policy: Arc<dyn Policy>,
+    /// what a position may see now: the configuration's until a draft is refined
+    pub(super) attention: Attention,
+    pub(super) refine: Option<Refine>,
+    pub(super) search: Option<Search>,
+    /// confidences are those of the noised logits (Order-Token Search)
+    pub(super) noised: bool,
+    /// the draft came to an end of text
+    pub(super) ended: bool,
     pub(super) state: State,
     pub(super) blocks: Vec<BlockRun>,
     /// forwards so far
@@ -65,9 +70,11 @@ pub struct Decoder {
     /// denoising forwards since the start or the last reopening: what `max_steps` limits
     pub(super) counted_steps: u32,
     /// positions in the driver's cache, and how many of them still hold
-    cached: u32,
+    pub(super) cached: u32,
     pub(super) valid: u32,
-    pending: Option<Pending>,
+    pub(super) pending: Option<Pending>,
+    /// logits of the block's open rows without the prompt, until the guided forward
+    pub(super) unguided: Option<Vec<f32>>,
     pub(super) stop: Option<Stop>,
     ledger: Ledger,
     steps: Vec<StepRecord>,
@@ -78,18 +85,36 @@ pub struct Decoder {
 impl Decoder {
     /// Checks the configuration and sets up the text.
     pub fn new(config: DecodeConfig) -> Result<Decoder, DecodeError> {
-        let policy = Box::new(config.policy.build()?);
-        Decoder::with_policy(config, policy)
+        config.validate()?;
+        let policy = Arc::new(config.policy.build()?);
+        let Some(search) = Search::of(&config)? else { return Decoder::assemble(config, policy) };
+        let mut decoder = Decoder::assemble(config, policy)?;
+        // the text shown is divided as the search divides it
+        let leader = search.leader();
+        (decoder.state, decoder.blocks) = (leader.state.clone(), leader.blocks.clone());
+        if decoder.stop.is_none() {
+            decoder.search = Some(search);
+        }
+        Ok(decoder)
     }
 
     /// With a policy of one's own; `config.policy` is then only what the record says.
     pub fn with_policy(config: DecodeConfig, policy: Box<dyn Policy>) -> Result<Decoder, DecodeError> {
+        Decoder::assemble(config, policy.into())
+    }
+
+    pub(super) fn assemble(config: DecodeConfig, policy: Arc<dyn Policy>) -> Result<Decoder, DecodeError> {
         config.validate()?;
         let state = State::new(&config);
         let blocks = vec![BlockRun::default(); state.blocks() as usize];
         let mut decoder = Decoder {
             unseen_fixed: config.unseen_fixed(),
             policy,
+            attention: config.attention,
+            refine: config.policy.refine(),
+            search: None,
+            noised: false,
+            ended: false,
             state,
             blocks,
             step: 0,
@@ -97,6 +122,7 @@ impl Decoder {
             cached: 0,
             valid: 0,
             pending: None,
+            unguided: None,
             stop: None,
             ledger: Ledger::default(),
             steps: Vec::new(),
@@ -104,6 +130,7 @@ impl Decoder {
             config,
         };
         decoder.settle();
+        decoder.skip_refining();
         Ok(decoder)
     }
 
@@ -146,7 +173,9 @@ impl Decoder {
     /// [`Decoder::apply`] has taken its statistics.
     #[allow(clippy::should_implement_trait)] // an iterator could not be fed in between
     pub fn next(&mut self) -> Option<ForwardRequest> {
-        if self.pending.is_none() {
+        if self.pending.is_none() && self.search.is_some() {
+            self.pending = self.plan_search();
+        } else if self.pending.is_none() {
             let block = self.active()?;
             self.pending = Some(self.plan_forward(block));
         }
@@ -157,6 +186,10 @@ impl Decoder {
     /// changed.
     pub fn apply(&mut self, stats: RowStats) -> Result<StepEvent, DecodeError> {
         let Pending { request, kind, block } = self.pending.clone().ok_or(DecodeError::NoForwardPending)?;
+        if self.search.is_some() {
+            let event = self.cache_event(&request);
+            return self.apply_search(&request, stats, event);
+        }
         self.check_stats(&request, &stats)?;
         let mut record = StepRecord {
             step: request.step,
@@ -169,8 +202,11 @@ impl Decoder {
             rule: None,
             forced: false,
         };
-        if kind == StepKind::Denoise {
-            self.denoise(&request, &stats, &mut record)?;
+        let rows = stats.rows.len() + request.want.whole.len();
+        match kind {
+            StepKind::Denoise => self.denoise(&request, &stats, &mut record)?,
+            StepKind::Guide => self.unguided = Some(stats.logits),
+            _ => {}
         }
         match request.cache {
             CacheOp::None => {}
@@ -183,7 +219,10 @@ impl Decoder {
         self.step += 1;
         self.pending = None;
         self.settle();
-        self.record(&record, stats.rows.len());
+        if self.active().is_none() && self.refine.is_some() {
+            self.begin_refining(request.step, &mut record.actions)?;
+        }
+        self.record(&record, rows);
         Ok(StepEvent { record, masked: self.state.masked_left(), stop: self.stop })
     }
 
@@ -192,6 +231,9 @@ impl Decoder {
     pub fn forget_cache(&mut self) {
         self.pending = None;
         (self.cached, self.valid) = (0, 0);
+        if let Some(search) = &mut self.search {
+            search.forget_cache();
+        }
     }
 
     pub(super) fn pending(&self) -> bool {
@@ -207,7 +249,31 @@ impl Decoder {
         self.steps.push(kept);
     }
 
-    fn active(&self) -> Option<u32> {
+    /// Leading positions that no later step can change, the user's changes aside.
+    pub fn settled(&self) -> u32 {
+        match self.active() {
+            _ if self.search.is_some() || self.refine.is_some() => 0,
+            Some(block) => self.state.block_range(block).start,
+            None => self.state.len(),
+        }
+    }
+
+    /// Another seed for all that is drawn from now on, also by the pending forward.
+    pub(super) fn reseed(&mut self, seed: u64) {
+        self.config.seed = seed;
+        if let Some(pending) = &mut self.pending {
+            pending.request.want.seed = seed;
+        }
+    }
+
+    /// A draft that ended without a forward is not refined.
+    pub(super) fn skip_refining(&mut self) {
+        if self.active().is_none() && self.refine.take().is_some() {
+            self.settle();
+        }
+    }
+
+    pub(super) fn active(&self) -> Option<u32> {
         self.blocks.iter().position(|b| !b.done).map(|b| b as u32)
     }
 
@@ -222,8 +288,24 @@ impl Decoder {
             let masked = self.state.masked(range.clone()).count() as u32;
             let capped = self.capped();
             let run = &mut self.blocks[block as usize];
+            if let Some(cells) = self.policy.cells() {
+                let moment = Moment {
+                    statuses: self.state.statuses(),
+                    block: range.clone(),
+                    seed: self.config.seed,
+                    sequence: self.config.sequence,
+                };
+                while run.cell < cells && !self.policy.stirs(run.cell, &moment) {
+                    run.cell += 1;
+                }
+                if masked == 0 && (run.cell >= cells || capped) {
+                    run.done = true;
+                    continue;
+                }
+            }
             let budget = self.policy.post_budget();
-            if masked == 0 && (run.post >= budget || run.steps == 0 || capped) {
+            let timed = self.policy.cells().is_some();
+            if !timed && masked == 0 && (run.post >= budget || run.steps == 0 || capped) {
                 run.done = true;
                 continue;
             }
@@ -238,79 +320,9 @@ impl Decoder {
             }
             return;
         }
-        self.stop = self.stop.or(Some(Stop::Complete));
-    }
-
-    /// Which forward the active block needs next.
-    fn plan_forward(&mut self, block: u32) -> Pending {
-        let range = self.state.block_range(block);
-        let revises = self.policy.post_budget() > 0;
-        let in_block = |p: &u32| {
-            self.state.is_masked(*p) || revises && matches!(self.state.status(*p), Status::Committed { .. })
-        };
-        let first = u32::from(self.config.shift);
-        let (kind, queries, cache, rows): (_, Vec<u32>, _, Vec<u32>) = match self.config.attention {
-            Attention::Bidirectional => {
-                let rows = (first..self.state.len())
-                    .filter(|p| if range.contains(p) { in_block(p) } else { self.state.is_masked(*p) });
-                (StepKind::Denoise, (0..self.state.len()).collect(), CacheOp::None, rows.collect())
-            }
-            Attention::BlockCausal => {
-                let stale = self.cached > self.valid;
-                if stale && self.config.shift && self.valid > 0 {
-                    self.valid = self.state.block_range(self.state.block_of(self.valid - 1)).start;
-                }
-                let valid = self.valid;
-                if valid < range.start && stale {
-                    let queries = self.state.block_range(self.state.block_of(valid)).collect();
-                    (StepKind::Refresh, queries, CacheOp::Truncate { keep: valid }, Vec::new())
-                } else if valid < range.start {
-                    let kind = if self.step == 0 { StepKind::Prefill } else { StepKind::Store };
-                    (kind, (valid..range.start).collect(), CacheOp::Store, Vec::new())
-                } else {
-                    let cache = if stale { CacheOp::Truncate { keep: valid } } else { CacheOp::None };
-                    let rows = range.clone().filter(|p| *p >= first).filter(in_block).collect();
-                    (StepKind::Denoise, range.collect(), cache, rows)
-                }
-            }
-            Attention::Causal => {
-                let target = self.state.masked(range).next().unwrap_or(self.state.len());
-                let stale = self.cached > self.valid;
-                if (stale && self.valid > 0) || self.valid == target {
-                    self.valid = self.valid.min(target) - 1;
-                }
-                let stale = self.cached > self.valid;
-                let cache = if stale { CacheOp::Truncate { keep: self.valid } } else { CacheOp::Store };
-                (StepKind::Denoise, (self.valid..target).collect(), cache, vec![target])
-            }
-        };
-        let request = ForwardRequest {
-            sequence: self.config.sequence,
-            step: self.step,
-            ids: queries.iter().map(|p| self.state.id(*p)).collect(),
-            query_positions: queries,
-            rule: self.config.attention.rule(),
-            block_size: self.config.block_size,
-            cache,
-            want: Want {
-                rows,
-                top_k: self.config.top_k,
-                temperature: self.config.temperature,
-                seed: self.config.seed,
-            },
-        };
-        Pending { request, kind, block }
-    }
-
-    fn cache_event(&self, request: &ForwardRequest) -> CacheEvent {
-        let first = request.query_positions.first().copied().unwrap_or(0);
-        let last = request.query_positions.last().map_or(0, |p| p + 1);
-        match request.cache {
-            CacheOp::None => CacheEvent { reused: self.cached, ..Default::default() },
-            CacheOp::Store => CacheEvent { reused: self.cached, stored: Some((first, last)), dropped: None },
-            CacheOp::Truncate { keep } => {
-                CacheEvent { reused: keep, stored: None, dropped: Some((keep, self.cached)) }
-            }
+        if self.refine.is_none() && self.search.is_none() {
+            let stop = if self.ended { Stop::EarlyStop } else { Stop::Complete };
+            self.stop = self.stop.or(Some(stop));
         }
     }
 
@@ -319,6 +331,7 @@ impl Decoder {
         if wanted != got {
             return Err(DecodeError::RowCount { wanted, got });
         }
+        rows::check(&self.config, request, stats)?;
         for (pos, head) in request.want.rows.iter().zip(&stats.rows) {
             let bad = |field, value| DecodeError::BadRow { pos: *pos, field, value };
             for (field, value) in [
@@ -361,18 +374,34 @@ impl Decoder {
     ) -> Result<(), DecodeError> {
         let block = record.block;
         let range = self.state.block_range(block);
+        let noised = if self.noised { rows::noised(&self.config, request, stats) } else { Vec::new() };
+        let heads = rows::refined(&self.config, &self.state, request, stats, self.unguided.as_deref())?;
+        let moved = self.compared(block, request, stats);
         let run = &self.blocks[block as usize];
+        let temperature = self.config.temperature;
+        let drawn = temperature > 0.0 && self.config.policy.candidate.confidence == Confidence::Drawn;
         let rows: Vec<Row> = request
             .want
             .rows
             .iter()
-            .zip(&stats.rows)
+            .zip(&heads)
             .map(|(pos, head)| {
                 let active = range.contains(pos);
-                let held = if active { run.held[(pos - range.start) as usize].as_slice() } else { &[] };
+                let at = pos.wrapping_sub(range.start) as usize;
+                let held = if active { run.held[at].as_slice() } else { &[] };
+                let kl = moved.as_ref().filter(|_| active).map_or(&[][..], |(kl, _)| &kl[at]);
                 let (status, current) = (self.state.status(*pos), self.state.id(*pos));
-                let informed = self.config.informed(*pos);
-                Row { pos: *pos, status, current, active, informed, head, held }
+                let informed = self.config.informed(self.attention, *pos);
+                let noised = noised.iter().find(|n| n.0 == *pos);
+                let p = if let Some((_, p)) = noised {
+                    *p
+                } else if drawn {
+                    head.q_candidate(temperature)
+                } else {
+                    head.p_candidate()
+                };
+                let confidence = p.min(1.0);
+                Row { pos: *pos, status, current, active, informed, head, held, confidence, kl }
             })
             .collect();
         let view = View {
@@ -381,17 +410,26 @@ impl Decoder {
             active: range.clone(),
             block_step: run.steps,
             masked_at_start: run.masked_at_start,
+            cell: run.cell,
             temperature: self.config.temperature,
             seed: self.config.seed,
             sequence: self.config.sequence,
+            statuses: self.state.statuses(),
+            eos: self.config.eos_id,
             rows: &rows,
         };
         let open = |r: &&Row| r.active && r.masked();
         let was_open = rows.iter().any(|r| open(&r));
-        let mut plan = if self.capped() { cap(&view) } else { self.policy.plan(&view) };
+        let n = rows.iter().filter(open).count() as u32;
+        let timed = self.policy.cells();
+        let mut plan = match timed {
+            _ if self.capped() => cap(&view, Fired::Capped { n }),
+            Some(cells) if run.cell >= cells => cap(&view, Fired::NoiseRemoval { n }),
+            _ => self.policy.plan(&view),
+        };
         record.forced = matches!(plan.rule.selection, Fired::Capped { .. });
         check_plan(&self.config, &view, &plan)?;
-        if was_open && plan.actions.iter().all(|a| a.kind != ActionKind::Commit) {
+        if timed.is_none() && was_open && plan.actions.iter().all(|a| a.kind != ActionKind::Commit) {
             plan.actions.push(best(&view, &plan));
             record.forced = true;
         }
@@ -402,12 +440,17 @@ impl Decoder {
             state.act(request.step, a)?;
         }
         self.state = state;
+        self.unguided = None;
         let run = &mut self.blocks[block as usize];
+        if let Some((kl, before)) = moved {
+            (run.kl, run.before) = (kl, before);
+        }
         for a in plan.actions.iter().filter(|a| a.kind != ActionKind::Remask) {
             run.held[(a.pos - range.start) as usize].push(a.new);
         }
         run.steps += 1;
-        if !was_open {
+        run.cell += 1;
+        if !was_open && timed.is_none() {
             run.post += 1;
             // masks that the last of these forwards left are still to be written: then `settle` ends the block
             run.done = plan.actions.is_empty();
@@ -419,11 +462,32 @@ impl Decoder {
         self.stop_early(request.step, block, &mut record.actions)
     }
 
+    /// How far each position of the block has moved in this and earlier forwards, and where it is now; nothing for
+    /// policies that do not ask.
+    fn compared(&self, block: u32, request: &ForwardRequest, stats: &RowStats) -> Option<Moved> {
+        if !self.policy.compares() {
+            return None;
+        }
+        let (range, run) = (self.state.block_range(block), &self.blocks[block as usize]);
+        let mut kl = run.kl.clone();
+        kl.resize(range.len(), Vec::new());
+        let mut before = vec![None; range.len()];
+        for (i, pos) in request.want.whole.iter().enumerate().filter(|(_, p)| self.state.is_masked(**p)) {
+            let at = (pos - range.start) as usize;
+            let now = rows::probabilities(&self.config, rows::row(&self.config, stats, i));
+            if let Some(then) = run.before.get(at).and_then(Option::as_ref) {
+                kl[at].push(rows::divergence(&now, then));
+            }
+            before[at] = Some(now);
+        }
+        Some((kl, before))
+    }
+
     /// End-of-text written and nothing before it masked: the remaining masks become end-of-text. A policy that
     /// revises may still take the token back, so there it waits until the block is final.
     fn stop_early(&mut self, step: u32, block: u32, actions: &mut Vec<Action>) -> Result<(), DecodeError> {
         let Some(eos) = self.config.eos_id.filter(|_| self.config.early_stop) else { return Ok(()) };
-        if self.policy.post_budget() > 0 && !self.blocks[block as usize].done {
+        if self.policy.revises() && !self.blocks[block as usize].done {
             return Ok(());
         }
         let written =
@@ -443,7 +507,8 @@ impl Decoder {
             actions.push(fill);
         }
         self.blocks.iter_mut().for_each(|b| b.done = true);
-        self.stop = Some(Stop::EarlyStop);
+        self.ended = true;
+        self.stop = Some(Stop::EarlyStop).filter(|_| self.refine.is_none());
         Ok(())
     }
 }

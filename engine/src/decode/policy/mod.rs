@@ -7,21 +7,28 @@
 //! one commit while the block has masks.
 
 mod ancestral;
+mod candidate;
 mod edit;
 mod entropy_bound;
+mod klass;
 mod left_to_right;
 mod parameters;
 mod parts;
 mod quota;
+mod remdm;
 mod score;
 mod spec;
 mod threshold;
 
 pub use ancestral::AncestralForm;
+pub use candidate::{Candidate, Confidence, Eos};
+pub use klass::Stable;
 pub use parameters::{Parameter, PolicyInfo};
 pub use parts::{Parts, Revision, Selection};
+pub use quota::Schedule;
+pub use remdm::{Moment, Remdm, Variant};
 pub use score::Score;
-pub use spec::{PolicyError, PolicySpec};
+pub use spec::{Method, PolicyError, PolicySpec};
 
 use hilda_kernels::head::RowHead;
 use serde::{Deserialize, Serialize};
@@ -43,6 +50,10 @@ pub struct Row<'a> {
     pub head: &'a RowHead,
     /// tokens this position held since its block was opened, the current one last
     pub held: &'a [u32],
+    /// what tests and scores take for the probability of the candidate ([`Confidence`]), at most 1
+    pub confidence: f32,
+    /// KL(p_now || p_before) of the block's forwards since its second, nats; for policies that ask ([`Policy::compares`])
+    pub kl: &'a [f32],
 }
 
 impl Row<'_> {
@@ -95,9 +106,15 @@ pub struct View<'a> {
     pub block_step: u32,
     /// masked positions of the block when it was opened
     pub masked_at_start: u32,
+    /// of the block's own grid of times ([`Policy::cells`])
+    pub cell: u32,
     pub temperature: f32,
     pub seed: u64,
     pub sequence: u32,
+    /// of all positions
+    pub statuses: &'a [Status],
+    /// end-of-text
+    pub eos: Option<u32>,
     /// ascending by position
     pub rows: &'a [Row<'a>],
 }
@@ -140,6 +157,14 @@ pub enum Fired {
     Factor { f: f32, n: u32 },
     /// rows written, and their summed entropy without the largest, nats
     EntropyBound { gamma: f32, n: u32, sum: f32 },
+    /// rows that have settled (0: the quota was written)
+    Klass { tau: f32, epsilon: f32, ready: u32 },
+    /// a forward of a search
+    Search(SearchFired),
+    /// cell of ReMDM's grid, the share of written positions at its end and the chance to be masked again in it
+    Remdm { cell: u32, cells: u32, alpha: f32, sigma: f32 },
+    /// the grid has ended: what is still masked takes its most probable token
+    NoiseRemoval { n: u32 },
     /// the step limit was reached: everything masked takes its most probable token
     Capped { n: u32 },
 }
@@ -153,9 +178,64 @@ pub struct EditFired {
     pub held_back: u32,
 }
 
+/// What a forward of a search was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SearchPhase {
+    /// makes children
+    Expand,
+    /// scores a child, or a finished text
+    Score,
+    /// writes
+    Write,
+}
+
+/// A forward of a search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SearchFired {
+    pub phase: SearchPhase,
+    /// number of the beam, the child (K times its parent and its own) or the text
+    pub of: u32,
+    /// of it, nats
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f32>,
+    /// children kept, best first; of whole texts the new best one
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<u32>,
+    /// different texts among them
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub distinct: u32,
+}
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+impl SearchFired {
+    pub(super) fn new(phase: SearchPhase, of: usize) -> SearchFired {
+        SearchFired { phase, of: of as u32, score: None, kept: Vec::new(), distinct: 0 }
+    }
+}
+
 /// Pure: the same view gives the same plan. All memory (steps in the block, tokens held) is in the view.
-pub trait Policy: std::fmt::Debug + Send {
+pub trait Policy: std::fmt::Debug + Send + Sync {
     fn plan(&self, view: &View) -> Plan;
     /// Mask-free forwards a block may take after its last mask is gone; 0 = the policy never revises.
     fn post_budget(&self) -> u32;
+    /// May it change what it wrote?
+    fn revises(&self) -> bool {
+        self.post_budget() > 0
+    }
+    /// Cells of a block's own grid of times: the block then ends with the grid and not with its last mask, and a forward
+    /// that writes nothing is no lack of progress.
+    fn cells(&self) -> Option<u32> {
+        None
+    }
+    /// Does anything happen in this cell? If not it needs no forward.
+    fn stirs(&self, _cell: u32, _moment: &Moment) -> bool {
+        true
+    }
+    /// Does it ask how far distributions moved since the forward before? That needs whole rows.
+    fn compares(&self) -> bool {
+        false
+    }
 }

@@ -31,7 +31,7 @@ pub struct Parameter {
     pub step: f64,
     /// null is allowed and means "off"
     pub optional: bool,
-    /// names to choose from instead of a number
+    /// names to choose from instead of a number; without them and without a range it is yes or no
     pub choices: &'static [&'static str],
     pub meaning: &'static str,
 }
@@ -49,38 +49,37 @@ const fn number(
 const fn optional(p: Parameter) -> Parameter {
     Parameter { optional: true, ..p }
 }
+const fn choice(
+    name: &'static str,
+    default: &'static str,
+    choices: &'static [&'static str],
+    meaning: &'static str,
+) -> Parameter {
+    Parameter { name, unit: "", default, range: None, step: 0.0, optional: false, choices, meaning }
+}
+/// Yes or no: no range, no choices.
+const fn flag(name: &'static str, default: &'static str, meaning: &'static str) -> Parameter {
+    choice(name, default, &[], meaning)
+}
 const fn score(default: &'static str, meaning: &'static str) -> Parameter {
-    Parameter {
-        name: "score",
-        unit: "",
-        default,
-        range: None,
-        step: 0.0,
-        optional: false,
-        choices: &Score::NAMES,
-        meaning,
-    }
+    choice("score", default, &Score::NAMES, meaning)
 }
 
-const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, or by low entropy";
+const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, by low entropy, or by probability weighed with how much is known around";
 
-static POLICIES: [PolicyInfo; 8] = [
+static POLICIES: [PolicyInfo; 13] = [
     PolicyInfo {
         kind: "ancestral",
         title: "Ancestral",
         meaning: "positions in random order, each token drawn from the model's own distribution",
         paper: "MDLM, arXiv 2406.07524; first hitting, arXiv 2409.02908",
         parameters: &[
-            Parameter {
-                name: "form",
-                unit: "",
-                default: "\"first_hitting\"",
-                range: None,
-                step: 0.0,
-                optional: false,
-                choices: &["first_hitting", "time_grid"],
-                meaning: "a fixed number of tokens each forward, or a grid of times at which each mask falls by its own lot",
-            },
+            choice(
+                "form",
+                "\"first_hitting\"",
+                &["first_hitting", "time_grid"],
+                "a fixed number of tokens each forward, or a grid of times at which each mask falls by its own lot",
+            ),
             number(
                 "tokens_per_forward",
                 "tokens",
@@ -114,6 +113,20 @@ static POLICIES: [PolicyInfo; 8] = [
                 "forwards per block; 0 = one token a forward",
             ),
             score("\"top_prob\"", ORDER),
+            choice(
+                "schedule",
+                "\"even\"",
+                &["even", "dream"],
+                "as many tokens in each step, or Dream's grid of times, which writes few first and most last",
+            ),
+            number(
+                "alg_temp",
+                "",
+                "0",
+                (0.0, 2.0),
+                0.05,
+                "positions are drawn from softmax(score / this) instead of taking the surest; 0 = no draw",
+            ),
         ],
     },
     PolicyInfo {
@@ -162,6 +175,40 @@ static POLICIES: [PolicyInfo; 8] = [
                 "bound on the entropies of the tokens written together, without the largest; below 0 = one token a forward",
             ),
             score("\"entropy\"", ORDER),
+        ],
+    },
+    PolicyInfo {
+        kind: "klass",
+        title: "Settled rows",
+        meaning: "write what the model is sure of and has stopped changing its mind about",
+        paper: "KLASS, arXiv 2511.05664",
+        parameters: &[
+            number(
+                "tau",
+                "probability",
+                "0.9",
+                (0.0, 1.0),
+                0.01,
+                "a settled token is written if its probability is above this",
+            ),
+            number(
+                "epsilon",
+                "nats",
+                "0.01",
+                (0.0, 1.0),
+                0.001,
+                "settled: its distribution moved by less than this (KL) in each of the last forwards",
+            ),
+            number("history", "forwards", "2", (1.0, 8.0), 1.0, "how many forwards that must have been"),
+            number(
+                "steps_per_block",
+                "steps",
+                "0",
+                (0.0, 256.0),
+                1.0,
+                "where nothing has settled, write as with fixed steps; 0 = one token a forward",
+            ),
+            score("\"top_prob\"", ORDER),
         ],
     },
     PolicyInfo {
@@ -240,6 +287,150 @@ static POLICIES: [PolicyInfo; 8] = [
         ],
     },
     PolicyInfo {
+        kind: "remdm",
+        title: "Ancestral with remasking",
+        meaning: "positions by lot, and written words may be masked again by lot, so that errors can be put right",
+        paper: "ReMDM, arXiv 2503.00307",
+        parameters: &[
+            choice(
+                "variant",
+                "\"cap\"",
+                &["cap", "rescale", "conf", "loop", "forward_backward"],
+                "how the chance to be masked again follows the time: capped, a share of the largest one, more for unsure words, in a phase of its own, or of the forward-backward sampler",
+            ),
+            number(
+                "steps",
+                "steps",
+                "64",
+                (1.0, 1024.0),
+                1.0,
+                "cells of the grid of times per block; cells in which nothing falls cost nothing",
+            ),
+            number(
+                "eta",
+                "probability",
+                "0.04",
+                (0.0, 1.0),
+                0.001,
+                "the chance itself, or its share of the largest one (rescale); 0 = no word is masked again",
+            ),
+            number(
+                "t_on",
+                "time",
+                "0.55",
+                (0.05, 0.99),
+                0.01,
+                "loop: time at which its phase begins (1 = all masked)",
+            ),
+            number("t_off", "time", "0.05", (0.01, 0.05), 0.01, "loop: time at which its phase ends"),
+            number(
+                "alpha_on",
+                "share",
+                "0.9",
+                (0.01, 0.99),
+                0.01,
+                "loop: share of the text that is written in its phase",
+            ),
+        ],
+    },
+    PolicyInfo {
+        kind: "draft_refine",
+        title: "Draft, then refine",
+        meaning: "write in blocks, then mask the least sure words again and write them in sight of the whole text",
+        paper: "Diffusion in Diffusion, arXiv 2601.13599",
+        parameters: &[
+            number(
+                "tau",
+                "probability",
+                "0.9",
+                (0.0, 1.0),
+                0.01,
+                "draft: a token is written if its probability is above this",
+            ),
+            number(
+                "gamma",
+                "share",
+                "0.25",
+                (0.0, 1.0),
+                0.05,
+                "share of the draft that is written anew; 0 = the draft alone",
+            ),
+            number(
+                "refine_tau",
+                "probability",
+                "0.9",
+                (0.0, 1.0),
+                0.01,
+                "refining: a token is written if its probability is above this",
+            ),
+            choice(
+                "choose",
+                "\"snapshot\"",
+                &["snapshot", "random"],
+                "which words: the least sure ones when they were written, or any, as a control",
+            ),
+        ],
+    },
+    PolicyInfo {
+        kind: "best_of",
+        title: "Best of several",
+        meaning: "write several texts and keep the one that the model likes best; they differ above temperature 0",
+        paper: "best-of-n sampling; scored as in arXiv 2601.20339",
+        parameters: &[
+            number("n", "texts", "4", (1.0, 16.0), 1.0, "how many"),
+            number(
+                "tau",
+                "probability",
+                "0.9",
+                (0.0, 1.0),
+                0.01,
+                "a token is written if its probability is above this",
+            ),
+            choice(
+                "by",
+                "\"chain\"",
+                &["chain", "commits"],
+                "the model's opinion of each finished block in sight of the rest, at a forward a block, or how sure it was while writing",
+            ),
+            number(
+                "budget",
+                "forwards",
+                "0",
+                (0.0, 2000.0),
+                10.0,
+                "no further text is begun that would exceed it; 0 = no limit",
+            ),
+        ],
+    },
+    PolicyInfo {
+        kind: "order_token_search",
+        title: "Order-token search",
+        meaning: "several texts at once that differ in order and words; the best are kept block by block. Needs sight of the whole text and a temperature",
+        paper: "Order-Token Search, arXiv 2601.20339",
+        parameters: &[
+            number("beams", "texts", "4", (1.0, 8.0), 1.0, "texts kept, and children of each"),
+            number("block", "tokens", "32", (1.0, 256.0), 1.0, "tokens between two choices"),
+            number(
+                "tokens_per_forward",
+                "tokens",
+                "2",
+                (1.0, 64.0),
+                1.0,
+                "tokens each text writes in a forward",
+            ),
+            flag("noised", "true", "the order is drawn as well, by the noise of the words"),
+            flag("accumulate", "true", "earlier blocks count in the choice"),
+            number(
+                "budget",
+                "forwards",
+                "0",
+                (0.0, 4000.0),
+                10.0,
+                "one text is kept from where more would exceed it; 0 = no limit",
+            ),
+        ],
+    },
+    PolicyInfo {
         kind: "left_to_right",
         title: "Left to right",
         meaning: "the first masked position, one token a forward; the only order of causal models",
@@ -248,7 +439,60 @@ static POLICIES: [PolicyInfo; 8] = [
     },
 ];
 
+/// What every policy's candidates take ([`super::Candidate`]).
+static CANDIDATE: [Parameter; 7] = [
+    optional(number(
+        "top_k",
+        "tokens",
+        "null",
+        (1.0, 100.0),
+        1.0,
+        "draw among so many of the most probable words; needs a temperature above 0",
+    )),
+    optional(number(
+        "top_p",
+        "probability",
+        "null",
+        (0.01, 1.0),
+        0.01,
+        "draw among the fewest words that have this probability together; needs a temperature above 0",
+    )),
+    number(
+        "repetition",
+        "nats",
+        "0",
+        (0.0, 10.0),
+        0.1,
+        "how much less likely a word is made where the same word stands near; 0 = off",
+    ),
+    number("repetition_window", "positions", "1", (1.0, 64.0), 1.0, "how far near reaches, on both sides"),
+    number(
+        "guidance",
+        "",
+        "0",
+        (-1.0, 4.0),
+        0.1,
+        "how much more the prompt counts, at the price of a second forward without it; 0 = off, -1 = the prompt does not count",
+    ),
+    choice(
+        "confidence",
+        "\"raw\"",
+        &["raw", "drawn"],
+        "which probability decides: the model's own, or the one the word was drawn with",
+    ),
+    choice(
+        "eos",
+        "\"any\"",
+        &["any", "last", "never"],
+        "when the end of the text may be written: like any word, once nothing else is left in the block, or not at all",
+    ),
+];
+
 impl PolicySpec {
+    /// The parameters of candidates, which every policy has.
+    pub fn candidate_parameters() -> &'static [Parameter] {
+        &CANDIDATE
+    }
     /// Every policy with its parameters, in the order the page lists them.
     pub fn parameters() -> &'static [PolicyInfo] {
         &POLICIES
@@ -257,6 +501,7 @@ impl PolicySpec {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Method;
     use super::*;
     use serde_json::{Value, json};
 
@@ -267,8 +512,9 @@ mod tests {
             let bare: PolicySpec = serde_json::from_value(json!({"kind": info.kind})).unwrap();
             assert_eq!(bare.kind(), info.kind);
             let full = serde_json::to_value(bare).unwrap();
-            assert_eq!(full.as_object().unwrap().len(), info.parameters.len() + 1, "{}", info.kind);
-            for p in info.parameters {
+            let all = info.parameters.iter().chain(PolicySpec::candidate_parameters());
+            assert_eq!(full.as_object().unwrap().len(), all.clone().count() + 1, "{}", info.kind);
+            for p in all {
                 let told: Value = serde_json::from_str(p.default).unwrap();
                 let same = match (&told, &full[p.name]) {
                     (Value::Number(a), Value::Number(b)) => {
@@ -281,6 +527,9 @@ mod tests {
                 if let Some((a, b)) = p.range {
                     let whole = p.step == 1.0;
                     values.extend([a, b].map(|v| if whole { json!(v as u64) } else { json!(v) }));
+                }
+                if p.range.is_none() && p.choices.is_empty() {
+                    values.extend([json!(true), json!(false)]);
                 }
                 if p.optional {
                     values.push(Value::Null);
@@ -306,6 +555,22 @@ mod tests {
             (json!({"kind": "ancestral", "steps": 0}), "steps"),
             (json!({"kind": "factor", "f": -1.0}), "f"),
             (json!({"kind": "edit", "tau_mask": -0.1}), "tau_mask"),
+            (json!({"kind": "klass", "history": 0}), "history"),
+            (json!({"kind": "draft_refine", "gamma": 1.1}), "gamma"),
+            (json!({"kind": "best_of", "n": 0}), "n is"),
+            (json!({"kind": "order_token_search", "beams": 0}), "beams"),
+            (json!({"kind": "order_token_search", "block": 0}), "block"),
+            (json!({"kind": "remdm", "steps": 0}), "steps"),
+            (json!({"kind": "remdm", "eta": 1.5}), "eta"),
+            (json!({"kind": "remdm", "t_on": 0.01}), "t_off"),
+            (json!({"kind": "remdm", "alpha_on": 1.0}), "alpha_on"),
+            (json!({"kind": "klass", "epsilon": -1.0}), "epsilon"),
+            (json!({"kind": "top_prob", "alg_temp": -1.0}), "alg_temp"),
+            (json!({"kind": "factor", "top_k": 0}), "top_k"),
+            (json!({"kind": "factor", "top_p": 0.0}), "top_p"),
+            (json!({"kind": "factor", "repetition": -1.0}), "repetition"),
+            (json!({"kind": "factor", "repetition_window": 0}), "repetition_window"),
+            (json!({"kind": "factor", "guidance": -2.0}), "guidance"),
             (json!({"kind": "edit", "tau_edit": 1.01}), "tau_edit"),
         ];
         for (value, name) in bad {
@@ -319,8 +584,8 @@ mod tests {
     #[test]
     fn tau_edit_is_an_option() {
         let read = |v| serde_json::from_value::<PolicySpec>(v).unwrap();
-        let tau = |s| match s {
-            PolicySpec::Edit { tau_edit, .. } => tau_edit,
+        let tau = |s: PolicySpec| match s.method {
+            Method::Edit { tau_edit, .. } => tau_edit,
             _ => unreachable!(),
         };
         assert_eq!(tau(read(json!({"kind": "edit"}))), Some(0.5));

@@ -1,9 +1,11 @@
-//! The four parts put together. The candidate is the head's (argmax at temperature 0, else the keyed race).
+//! The four parts put together. The candidate is that of the row ([`super::Candidate`]; argmax at temperature 0,
+//! else the keyed race).
 
 use hilda_kernels::rng::{Rng, Stream};
 
 use super::{
-    Action, Fired, Plan, Policy, Row, Rule, Score, View, ancestral, edit, entropy_bound, quota, threshold,
+    Action, ActionKind, Eos, Fired, Moment, Plan, Policy, Remdm, Row, Rule, Schedule, Score, Stable, View,
+    ancestral, edit, entropy_bound, klass, quota, threshold,
 };
 use crate::decode::state::CERTAIN;
 
@@ -15,13 +17,17 @@ pub enum Selection {
     /// see [`ancestral::time_grid`]
     TimeGrid { cells: u32 },
     /// see [`quota`]
-    Quota { steps: u32 },
+    Quota { steps: u32, schedule: Schedule },
     /// see [`threshold::above`]
     Threshold { tau: f32 },
     /// see [`threshold::factor`]
     Factor { f: f32 },
     /// see [`entropy_bound`]
     EntropyBound { gamma: f32 },
+    /// see [`klass`]
+    Klass(Stable),
+    /// see [`super::remdm`]; it revises as well
+    Clock(Remdm),
 }
 
 /// What happens to written rows.
@@ -46,8 +52,11 @@ pub enum Revision {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Parts {
     pub score: Score,
+    /// noise of the order, see [`quota`]; 0 = none
+    pub alg_temp: f32,
     pub selection: Selection,
     pub revision: Revision,
+    pub eos: Eos,
 }
 
 /// Masked rows of the active block, best first.
@@ -85,12 +94,20 @@ impl Chosen {
 
 impl Policy for Parts {
     fn plan(&self, view: &View) -> Plan {
-        let open = |r: &Row| r.active && r.masked();
-        let scores: Vec<f64> = view
-            .rows
-            .iter()
-            .map(|r| if open(r) { self.score.of(r, view) } else { f64::NEG_INFINITY })
-            .collect();
+        if let Selection::Clock(remdm) = self.selection {
+            return coins(remdm, view);
+        }
+        let masked = |r: &Row| r.active && r.masked();
+        let ends = |r: &Row| self.eos == Eos::Last && view.eos == Some(r.head.candidate);
+        // end-of-text is written where nothing else is left to be written
+        let others = view.rows.iter().any(|r| masked(r) && !ends(r));
+        let open = |r: &Row| masked(r) && !(others && ends(r));
+        let score = |r: &Row| match self.alg_temp {
+            0.0 => self.score.of(r, view),
+            t => quota::noised(self.score.of(r, view), t, r.pos, view),
+        };
+        let scores: Vec<f64> =
+            view.rows.iter().map(|r| if open(r) { score(r) } else { f64::NEG_INFINITY }).collect();
         let mut rows: Vec<(&Row, f64)> =
             view.rows.iter().zip(&scores).filter(|(r, _)| open(r)).map(|(r, s)| (r, *s)).collect();
         rows.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.pos.cmp(&b.0.pos)));
@@ -103,10 +120,13 @@ impl Policy for Parts {
                 let rng = Rng::new(view.seed, Stream::Order, view.sequence);
                 ancestral::time_grid(&ranked, cells, |pos| rng.uniform(ancestral::TIME_STEP, pos, 0))
             }
-            Selection::Quota { steps } => quota::quota(&ranked, steps, view),
+            Selection::Quota { steps, schedule: Schedule::Even } => quota::quota(&ranked, steps, view),
+            Selection::Quota { steps, schedule: Schedule::Dream } => quota::dream(&ranked, steps, view),
             Selection::Threshold { tau } => threshold::above(&ranked, tau),
             Selection::Factor { f } => threshold::factor(&ranked, f),
             Selection::EntropyBound { gamma } => entropy_bound::bound(&ranked, gamma),
+            Selection::Klass(s) => klass::stable(&ranked, s, view),
+            Selection::Clock(_) => unreachable!("planned above"),
         };
         let mut actions: Vec<Action> = chosen
             .rows
@@ -130,10 +150,53 @@ impl Policy for Parts {
         Plan { actions, scores, rule: Rule { selection: chosen.fired, edit } }
     }
 
+    fn revises(&self) -> bool {
+        self.post_budget() > 0 || self.cells().is_some()
+    }
+
+    fn cells(&self) -> Option<u32> {
+        match self.selection {
+            Selection::Clock(remdm) => Some(remdm.cells),
+            _ => None,
+        }
+    }
+
+    fn stirs(&self, cell: u32, moment: &Moment) -> bool {
+        match self.selection {
+            Selection::Clock(remdm) => !remdm.falls(cell, moment).is_empty(),
+            _ => true,
+        }
+    }
+
+    fn compares(&self) -> bool {
+        matches!(self.selection, Selection::Klass(_))
+    }
+
     fn post_budget(&self) -> u32 {
         match self.revision {
             Revision::None => 0,
             Revision::Edit { max_post, .. } | Revision::Remask { max_post, .. } => max_post,
         }
     }
+}
+
+/// What ReMDM's coins decided, with the forward's tokens. No model output enters the choice of positions.
+fn coins(remdm: Remdm, view: &View) -> Plan {
+    let moment = Moment {
+        statuses: view.statuses,
+        block: view.active.clone(),
+        seed: view.seed,
+        sequence: view.sequence,
+    };
+    let falls = remdm.falls(view.cell, &moment);
+    let act = |r: &Row| match r.masked() {
+        true => r.commit(view.temperature, CERTAIN),
+        false => Action { margin: CERTAIN, ..r.write_argmax(ActionKind::Remask, CERTAIN) },
+    };
+    let actions = view.rows.iter().filter(|r| falls.contains(&r.pos)).map(act).collect();
+    let rates = remdm.rates(view.cell);
+    let (alpha, sigma) = (rates.alpha_s as f32, rates.sigma as f32);
+    let selection = Fired::Remdm { cell: view.cell, cells: remdm.cells, alpha, sigma };
+    let scores = view.rows.iter().map(|r| if r.active && r.masked() { 0.0 } else { f64::NEG_INFINITY });
+    Plan { actions, scores: scores.collect(), rule: Rule { selection, edit: None } }
 }

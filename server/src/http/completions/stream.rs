@@ -27,7 +27,7 @@ const SNAPSHOT: u32 = 8;
 /// was, how much is left.
 fn step_event(text: &Text, d: &Decoder, e: &StepEvent) -> Value {
     let r = &e.record;
-    let token = |id: u32| String::from_utf8_lossy(&text.model.tokenizer.bytes(id)).into_owned();
+    let token = |id: u32| String::from_utf8_lossy(text.model.tokenizer.bytes(id)).into_owned();
     let edits: Vec<Value> = r
         .actions
         .iter()
@@ -102,13 +102,13 @@ fn write_steps(
     send: &mpsc::UnboundedSender<Event>,
 ) -> bool {
     let start = Instant::now();
-    let (mut told, mut block) = (Told::default(), 0);
+    let mut told = Told::default();
     let result = decode(state, &text.model, config, |d, e| {
-        block = e.record.block;
-        if e.record.kind != StepKind::Denoise {
+        // what fills caches, guides or searches in the background changes nothing that can be seen
+        if e.record.kind != StepKind::Denoise && e.record.actions.is_empty() {
             return !send.is_closed();
         }
-        let mut v = frame.value(vec![choice(index, &told.next(text, d, block), None)]);
+        let mut v = frame.value(vec![choice(index, &told.next(text, d), None)]);
         v["diffusion"] = step_event(text, d, e);
         // nobody listens any more: stop computing
         send.send(Event::default().data(v.to_string())).is_ok() && !told.cut
@@ -116,7 +116,7 @@ fn write_steps(
     let (last, ended) = match result {
         Ok(decoder) => {
             let record = decoder.trajectory();
-            let rest = if told.cut { String::new() } else { told.next(text, &decoder, block) };
+            let rest = if told.cut { String::new() } else { told.next(text, &decoder) };
             let finish = finish(told.cut, &decoder);
             let mut v = frame.value(vec![choice(index, &rest, Some(finish))]);
             v["usage"] = usage(std::slice::from_ref(&record));
