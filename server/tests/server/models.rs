@@ -3,7 +3,7 @@
 use std::{fs, process::Command};
 
 use hilda_engine::{
-    decode::{CacheOp, Decoder, ForwardRequest, StepKind, Trajectory, wire::RemoteForward},
+    decode::{Decoder, ForwardRequest, StepKind, Trajectory, wire::RemoteForward},
     model::{
         checkpoint,
         page::{Index, Loader},
@@ -155,11 +155,7 @@ async fn a_decoding_elsewhere_is_computed_here() {
             bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let pending = Pending::within(&request, values.len());
         assert_eq!(values.len(), pending.len());
-        match request.cache {
-            CacheOp::None => {}
-            CacheOp::Truncate { keep } => cached = cached.min(keep),
-            CacheOp::Store => cached += request.query_positions.len() as u32,
-        }
+        cached = request.cached_after(cached);
         decoder.apply(pending.decode(&values)).unwrap();
         forwards += 1;
     }
@@ -306,6 +302,13 @@ async fn impossible_completions_name_the_field() {
         (json!({ "suffix": "the end.", "diffusion": { "holes": true } }), 422, "suffix"),
         (json!({ "temperature": -1.0 }), 422, "temperature"),
         (json!({ "diffusion": { "policy": { "kind": "threshold", "tau": 7.0 } } }), 422, "diffusion.policy"),
+        (json!({ "diffusion": { "policy": { "kind": "klass", "top_p": 0.0 } } }), 422, "diffusion.policy"),
+        (json!({ "diffusion": { "policy": { "kind": "order_token_search" } } }), 422, "diffusion.policy"),
+        (
+            json!({ "diffusion": { "policy": { "kind": "threshold", "cache": "dual" } } }),
+            422,
+            "diffusion.policy",
+        ),
     ] {
         let mut ask = json!({ "model": ID, "prompt": "Once", "max_tokens": 8 });
         for (k, v) in change.as_object().unwrap() {
@@ -351,6 +354,26 @@ async fn text_after_a_hole_stays_as_it_was_given() {
     let r = s.post("/v1/completions", ask(json!({ "prompt": "a __ b", "max_tokens": 4 }))).await;
     let record: Trajectory = serde_json::from_value(r.json()["diffusion"]["trajectory"].clone()).unwrap();
     assert!(record.header.config.fixed.is_empty());
+}
+
+/// Whatever the table lists can be asked for, and its cost comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_policy_writes_over_http() {
+    use hilda_engine::decode::PolicySpec;
+    let s = site();
+    let of_blocks = PolicySpec::parameters().iter().filter(|i| i.kind != "order_token_search");
+    for info in of_blocks {
+        let ask = json!({
+            "model": ID, "prompt": "Once", "max_tokens": 12, "temperature": 0.7,
+            "diffusion": { "policy": { "kind": info.kind, "top_p": 0.9, "eos": "last" }, "trajectory": true },
+        });
+        let answer = s.post("/v1/completions", ask).await.json();
+        let d = &answer["diffusion"];
+        assert_eq!(d["policy"]["kind"], info.kind, "{answer}");
+        assert!(d["ledger"]["forwards"].as_u64().unwrap() > 0);
+        let t: Trajectory = serde_json::from_value(d["trajectory"].clone()).unwrap();
+        t.replay().unwrap();
+    }
 }
 
 #[test]
