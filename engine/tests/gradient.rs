@@ -8,7 +8,7 @@ use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use hilda_engine::config::{Mlp, ModelConfig, ModelSpec, RunConfig};
 use hilda_engine::data::{Packed, Row};
 use hilda_engine::diffusion::Micro;
-use hilda_engine::model::{Layout, Shape, Trunk, checkpoint::parse_config};
+use hilda_engine::model::{Keep, Layout, Shape, Trunk, checkpoint::parse_config};
 use hilda_engine::train::schedule::rate;
 use hilda_engine::train::step::{Learner, micro_batches, plan_rows, rows_of_step};
 use hilda_kernels::head::LossRow;
@@ -295,6 +295,13 @@ fn check(what: &str, config: &RunConfig, model: ModelConfig) {
     learner.zero_grads();
     let (value, _) = learner.accumulate(&micro);
     let got = learner.gradient();
+    // layers computed once more in the backward pass change no bit
+    let mut again = Learner::adapted(Cpu, trunk.clone(), &params, plan_rows(config), Keep::Inputs, None);
+    again.zero_grads();
+    assert_eq!(again.accumulate(&micro).0.to_bits(), value.to_bits(), "{what}: value of a recomputing step");
+    let same = again.gradient().iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits());
+    assert!(same, "{what}: recomputed layers give another gradient");
+    assert!(again.bytes() < learner.bytes(), "{what}: {} bytes", again.bytes());
 
     let var =
         Var::from_tensor(&Tensor::from_vec(params.clone(), params.len(), &Device::Cpu).unwrap()).unwrap();

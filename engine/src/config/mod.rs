@@ -18,6 +18,6 @@ pub use phase::{
     BlockSizes, EditSpec, EmaPolicy, LrSpec, Noise, Objective, OptimiserPolicy, Phase, Weighting,
 };
 pub use run::{
-    BatchSpec, CheckpointSpec, ConfigError, DataSpec, EvalSpec, OptimiserSpec, PackingSpec, RunConfig,
-    SampleSpec,
+    BatchSpec, CheckpointSpec, ConfigError, DataSpec, EvalSpec, MemorySpec, OptimiserSpec, PackingSpec,
+    RunConfig, SampleSpec,
 };

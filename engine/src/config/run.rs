@@ -119,6 +119,20 @@ impl Default for OptimiserSpec {
     }
 }
 
+/// What a step may save at the price of arithmetic. Changes no bit of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemorySpec {
+    /// keep each layer's input instead of its activations and compute the layer once more in the backward pass
+    #[serde(default)]
+    pub recompute: bool,
+}
+impl MemorySpec {
+    fn is_default(&self) -> bool {
+        *self == MemorySpec::default()
+    }
+}
+
 /// Validation during training.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -202,6 +216,8 @@ pub struct RunConfig {
     #[serde(default)]
     pub data: DataSpec,
     pub batch: BatchSpec,
+    #[serde(default, skip_serializing_if = "MemorySpec::is_default")]
+    pub memory: MemorySpec,
     #[serde(default)]
     pub optimiser: OptimiserSpec,
     #[serde(default)]
@@ -405,13 +421,14 @@ impl RunConfig {
         }
         c
     }
-    /// SHA-256 over the recipe with every default filled in. The name, the prose, the device and the folders of
-    /// files stay out.
+    /// SHA-256 over the recipe with every default filled in. The name, the prose, the device, what is kept
+    /// in memory and the folders of files stay out.
     pub fn hash(&self) -> String {
         let mut c = RunConfig { model: self.model.clone(), ..self.published() };
         c.name = String::new();
         c.about = String::new();
         c.device = String::new();
+        c.memory = MemorySpec::default();
         hex::encode(Sha256::digest(serde_json::to_vec(&c).expect("plain data")))
     }
     /// Dotted fields that differ: (field, left, right), absent values as "".

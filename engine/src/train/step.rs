@@ -11,7 +11,7 @@ use crate::data::{Packed, Row, places};
 use crate::diffusion::batch::{Normaliser, assemble, assemble_views, causal, causal_count, whole};
 use crate::diffusion::{Corruption, Micro, RowPlan};
 use crate::model::lora::{self, Adapter};
-use crate::model::{Plan, Trunk};
+use crate::model::{Keep, Plan, Trunk};
 use hilda_kernels::rng::{Rng, Stream};
 use hilda_kernels::{Base, HeadJob, Place};
 
@@ -58,21 +58,22 @@ pub struct StepReport {
 
 impl<B: Train> Learner<B> {
     pub fn new(backend: B, trunk: Trunk, params: &[f32], plan_rows: usize) -> Self {
-        Learner::adapted(backend, trunk, params, plan_rows, None)
+        Learner::adapted(backend, trunk, params, plan_rows, Keep::Activations, None)
     }
 
-    /// As [`Learner::new`]; with an adapter only that is trained and `params` stay.
+    /// As [`Learner::new`], with a plan of another kind; with an adapter only that is trained and `params` stay.
     pub fn adapted(
         backend: B,
         trunk: Trunk,
         params: &[f32],
         plan_rows: usize,
+        keep: Keep,
         adapter: Option<Adapter>,
     ) -> Self {
         let n = trunk.layout.total;
         let mut p = backend.buf(n);
         backend.write(&mut p, 0, params);
-        let plan = trunk.plan(&backend, plan_rows, true);
+        let plan = trunk.plan_keeping(&backend, plan_rows, keep);
         let trained = adapter.as_ref().map_or(n, |a| a.theta.len());
         let (grads, m, v) = (backend.buf(n), backend.buf(trained), backend.buf(trained));
         let lora = adapter.map(|adapter| {
@@ -345,13 +346,18 @@ pub fn planned_bytes(config: &RunConfig, trunk: &Trunk) -> usize {
     };
     let drafting = config.phases.iter().any(draws);
     let drafts = if drafting { drafts::bytes(trunk, draft_rows(config)) } else { 0 };
-    4 * state + trunk.plan_bytes(plan_rows(config), true) + drafts
+    4 * state + trunk.plan_bytes(plan_rows(config), keep(config)) + drafts
 }
 
 /// Hidden rows a training plan needs.
 pub fn plan_rows(config: &RunConfig) -> usize {
     let streams = config.phases.iter().map(Phase::streams).max().unwrap_or(1);
     micro_rows(config) * config.data.packing.length * streams
+}
+
+/// What the forward passes of a run leave for its backward passes.
+pub fn keep(config: &RunConfig) -> Keep {
+    if config.memory.recompute { Keep::Inputs } else { Keep::Activations }
 }
 
 /// The micro-batches of a step: corruption is drawn for the global batch, then cut.

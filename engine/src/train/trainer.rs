@@ -9,7 +9,7 @@ use super::checkpoint::{self, Counters, SaveError};
 use super::folder::{FolderError, RunFolder};
 use super::input::Input;
 use super::schedule::{phase_of, rate};
-use super::step::{Learner, plan_rows};
+use super::step::{Learner, keep, plan_rows};
 use crate::config::{ConfigError, EmaPolicy, ModelConfig, Objective, OptimiserPolicy, RunConfig};
 use crate::decode::Attention;
 use crate::diffusion::likelihood::{self, Estimator, Evaluation};
@@ -136,7 +136,7 @@ pub fn train<B: Train + Clone>(
         Some(_) => vec![0.0; trunk.layout.total],
     };
     let adapter = config.lora.as_ref().map(|l| Adapter::new(&trunk.config, &trunk.layout, l, config.seed));
-    let mut learner = Learner::adapted(backend, trunk, &params, plan_rows(config), adapter);
+    let mut learner = Learner::adapted(backend, trunk, &params, plan_rows(config), keep(config), adapter);
     drop(params);
     let before = RunFolder::status(&path)?;
     let mut counters = Counters::default();

@@ -70,7 +70,7 @@ pub fn run(c: &ModelConfig, repeat: usize, peak: &mut Peak, bandwidth: f64) -> V
     rows(&mut b, c);
     heads(&mut b, c);
     b.peak.five();
-    json!({ "parameters": c.parameters(), "peak_bytes": super::peak_bytes(), "ops": b.report() })
+    json!({ "parameters": c.parameters(), "peak_bytes": super::memory::peak(), "ops": b.report() })
 }
 
 /// The products of a layer: few rows (a cached block), a decoding step, a training step and its gradients.
