@@ -150,7 +150,8 @@ fn sequence(phase: &Phase, length: usize, one: impl Fn(f64, f64, f64) -> f64) ->
     let l = length as f64;
     // complementary views: every noisy row twice, every token in the head
     let views = if phase.complementary { 2.0 } else { 1.0 };
-    let edit = phase.edit.map_or(0.0, |e| e.mix * l / 2.0);
+    // every token under mixed noise, else half of them and what editing rows add
+    let edit = phase.hybrid.map_or_else(|| phase.edit.map_or(0.0, |e| e.mix * l / 2.0), |_| l / 2.0);
     match phase.objective {
         Objective::Ar => one(l, l * (l + 1.0) / 2.0, l),
         Objective::Mdlm => one(views * l, views * l * l, views * l / 2.0 + edit),
@@ -221,6 +222,7 @@ fn measured(data: &DataDir, index: &Index, m: &ModelConfig, wanted: &RunConfig, 
                 p.objective == phase.objective
                     && p.block_size == phase.block_size
                     && p.edit == phase.edit
+                    && p.hybrid == phase.hybrid
                     && p.complementary == phase.complementary
             });
             let kept = config.memory == wanted.memory;

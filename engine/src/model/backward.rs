@@ -1,7 +1,7 @@
 //! The trunk's backward pass: head, norms and layers in reverse, gradients added to one flat buffer. A plan that kept the
 //! layers' inputs alone computes each layer once more on the way.
 
-use hilda_kernels::head::LossRow;
+use hilda_kernels::head::{LossRow, Losses};
 use hilda_kernels::{At, Gate, Train};
 
 use super::trunk::{Masks, Plan, Shape, Trunk};
@@ -9,7 +9,7 @@ use crate::config::Mlp;
 
 impl Trunk {
     /// Head forward and backward on chosen rows, then the trunk's backward pass: gradients are added to `grads`.
-    /// Returns (log p of the target, entropy) per row. Must follow `forward` on the same plan and inputs.
+    /// Returns what the head says of each row. Must follow `forward` on the same plan and inputs.
     #[allow(clippy::too_many_arguments)]
     pub fn backward<B: Train>(
         &self,
@@ -23,7 +23,7 @@ impl Trunk {
         shape: Shape,
         hidden_rows: &[u32],
         rows: &[LossRow],
-    ) -> (Vec<f32>, Vec<f32>) {
+    ) -> Losses {
         let (c, norm) = (&self.config, self.norm_shape(shape.rows()));
         let (n, d, a, hw) = (shape.rows(), c.width, c.heads * c.head_dim, c.head_width());
         let kv = c.kv_heads * c.head_dim;

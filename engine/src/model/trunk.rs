@@ -442,7 +442,8 @@ impl Trunk {
         b.write_ids(&mut index, hidden_rows);
         let mut gathered = b.buf(hidden_rows.len() * hw);
         b.gather(&plan.hidden, &index, &mut gathered, hidden_rows.len(), hw);
-        b.head_loss(&gathered, params, self.layout.head, rows, &c.forbid, hw, None)
+        let out = b.head_loss(&gathered, params, self.layout.head, rows, &c.forbid, hw, None);
+        (out.log_p, out.entropy)
     }
 
     /// (query, key) pairs that the masks leave to compute, summed over the layers.

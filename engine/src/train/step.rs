@@ -2,7 +2,7 @@
 
 use hilda_kernels::Train;
 use hilda_kernels::adam::AdamStep;
-use hilda_kernels::head::{LossRow, RowHead, STATS};
+use hilda_kernels::head::{LossRow, Losses, RowHead, STATS};
 
 use super::drafts::{self, Scratch, draft};
 use super::schedule::phase_of;
@@ -160,7 +160,7 @@ impl<B: Train> Learner<B> {
                 &sharpened
             }
         };
-        let (log_p, entropy) = self.trunk.backward(
+        let out = self.trunk.backward(
             b,
             &self.params,
             &mut self.grads,
@@ -172,8 +172,7 @@ impl<B: Train> Learner<B> {
             &micro.hidden_rows,
             rows,
         );
-        let sure: f64 = rows.iter().zip(&entropy).map(|(r, h)| r.d_entropy as f64 * *h as f64).sum();
-        (micro.value(&log_p) + sure, flops)
+        (value(rows, &out), flops)
     }
 
     /// Clears gradients.
@@ -258,7 +257,7 @@ impl<B: Train> Learner<B> {
             return (micro_batches(config, &self.trunk, phase, rows, step), 0.0);
         }
         let (process, block) = corruption(config, &self.trunk, phase, step);
-        let mut plans = corrupt(&process, &config.data.packing, rows, block, step);
+        let mut plans = corrupt(&process.on(rows), &config.data.packing, rows, block, step);
         let build = builder(config, phase, block, step);
         let (b, trunk) = (&self.backend, &self.trunk);
         let scratch = self.drafts.get_or_insert_with(|| Scratch::new(b, trunk, draft_rows(config)));
@@ -266,6 +265,16 @@ impl<B: Train> Learner<B> {
             draft(b, trunk, &self.params, &mut self.plan, scratch, config, rows, &build, &mut plans, step);
         (cut(config, phase, rows, &plans, build), flops)
     }
+}
+
+/// A loss from what the head said of its rows: every term is linear in it.
+fn value(rows: &[LossRow], out: &Losses) -> f64 {
+    let each = rows.iter().zip(out.log_p.iter().zip(&out.entropy).zip(&out.divergence));
+    each.map(|(r, ((l, h), d))| {
+        let weight = r.mixture.map_or(0.0, |m| m.weight);
+        r.d_log_p as f64 * *l as f64 + r.d_entropy as f64 * *h as f64 + weight as f64 * *d as f64
+    })
+    .sum()
 }
 
 /// The head's requests with dL / d entropy where the most probable token is the target: the choice is a constant, the
@@ -376,6 +385,7 @@ pub fn micro_batches(
         return rows.chunks(micro).map(|c| causal(c, packing, norm)).collect();
     }
     let (process, block) = corruption(config, trunk, phase, step);
+    let process = process.on(rows);
     let plans = corrupt(&process, packing, rows, block, step);
     if !phase.complementary {
         return cut(config, phase, rows, &plans, builder(config, phase, block, step));
@@ -415,7 +425,9 @@ pub fn corruption(
         weighting: phase.weighting,
         shift: phase.shift,
         edit: phase.edit,
+        hybrid: phase.hybrid,
         scope: phase.scope(),
+        answers: vec![],
     };
     (process, (block > 0).then_some(block))
 }

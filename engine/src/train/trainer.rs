@@ -103,7 +103,7 @@ pub fn serving_of(config: &RunConfig, phase: usize) -> Serving {
         block_size,
         shift: last.shift || last.objective == Objective::Ar,
         infill: block_size == 0 || sizes.contains(&0),
-        edits: last.edit.is_some(),
+        edits: last.edits(),
     }
 }
 
@@ -112,6 +112,9 @@ pub fn estimator(config: &RunConfig, phase: usize) -> Estimator {
     let p = &config.phases[phase];
     let k = config.eval.k;
     let block = p.block_size.as_ref().and_then(|b| b.list().into_iter().filter(|b| *b > 0).min());
+    if let Some(h) = &p.hybrid {
+        return Estimator::Hybrid { p_uniform: h.p_uniform, loo: false, block: block.unwrap_or(0), k };
+    }
     match (p.objective, block) {
         (Objective::Ar, _) => Estimator::Ar,
         (Objective::Block, Some(block)) => Estimator::NelboBlock { block, k },

@@ -121,7 +121,14 @@ fn train(args: &Args, peak: &mut Peak) -> Result<serde_json::Value, CliError> {
     ))?;
     let length = recipe.data.packing.length;
     let ids = (0..args.rows * length).map(|i| 3 + (i * 7919 % (config.vocab - 3)) as u32).collect();
-    let data = Packed { rows: ids, length, eos: 0, documents: args.rows, tokens: args.rows * length };
+    let data = Packed {
+        rows: ids,
+        length,
+        eos: 0,
+        documents: args.rows,
+        tokens: args.rows * length,
+        answers: vec![],
+    };
     let trunk = Trunk::new(config.clone());
     // (resident, most) before anything of the step is there
     let most = memory::peak();
