@@ -15,7 +15,7 @@ use hilda_engine::data::{Tokenizer, bpe, mask};
 use hilda_engine::model::checkpoint::{self, CheckpointError, Format, parse_config};
 use hilda_engine::model::page::{self, Fit, Index, Loader, PageDtype};
 use hilda_engine::model::shards::{Shards, weight_map};
-use hilda_engine::model::{Layout, LoadedModel, Trunk};
+use hilda_engine::model::{Keep, Layout, LoadedModel, Trunk};
 
 /// Seeds that are tried where no time is given.
 const TRIES: u64 = 300;
@@ -236,7 +236,8 @@ fn fuzz_config() {
         // what is read is written and read again the same
         let again = parse_config(&checkpoint::config_json(&config, serving));
         assert_eq!(again.expect("it was just written").1, serving);
-        let _ = (Fit::new(&config), config.parameters(), Trunk::new(config).plan_bytes(256, true));
+        let _ =
+            (Fit::new(&config), config.parameters(), Trunk::new(config).plan_bytes(256, Keep::Activations));
         let _ = checkpoint::load(text, &weights);
         let _ = Loader::new(text, Some(weights.len() as u64));
     });

@@ -50,7 +50,8 @@ fn a_score_is_the_ar_likelihood() {
         let mut rows = vec![model.config.eos_id];
         rows.extend(tokenizer.encode(text).unwrap());
         let length = rows.len();
-        let data = Packed { rows, length, eos: model.config.eos_id, documents: 1, tokens: length };
+        let data =
+            Packed { rows, length, eos: model.config.eos_id, documents: 1, tokens: length, answers: vec![] };
         let packing =
             PackingSpec { length, documents: false, restart_positions: false, restart_blocks: false };
         let e = Evaluation {

@@ -41,7 +41,14 @@ fn nll(
     shift: bool,
 ) -> Vec<f64> {
     let b = Cpu;
-    let data = Packed { rows: x.to_vec(), length: x.len(), eos: u32::MAX, documents: 1, tokens: x.len() };
+    let data = Packed {
+        rows: x.to_vec(),
+        length: x.len(),
+        eos: u32::MAX,
+        documents: 1,
+        tokens: x.len(),
+        answers: vec![],
+    };
     let row = data.row(0);
     let mut noisy = x.to_vec();
     masked.iter().for_each(|i| noisy[*i] = 1);
@@ -98,7 +105,14 @@ fn estimators_agree_with_enumeration() {
         let estimator = block.map_or(Estimator::NelboT { k }, |block| Estimator::NelboBlock { block, k });
         // many copies of the row: an average with its own error bar
         let n = 96;
-        let data = Packed { rows: x.repeat(n), length: 8, eos: u32::MAX, documents: n, tokens: 8 * n };
+        let data = Packed {
+            rows: x.repeat(n),
+            length: 8,
+            eos: u32::MAX,
+            documents: n,
+            tokens: 8 * n,
+            answers: vec![],
+        };
         let e =
             Evaluation { estimator, seed: 4, shift, packing: STREAM, rows: 0, bytes_per_token: Some(2.0) };
         let mut plan = trunk.plan(&Cpu, plan_rows(estimator, 8), false);
@@ -121,7 +135,14 @@ fn uniform_model_scores_the_logarithm_of_the_vocabulary() {
     let (c, mut params) = model(7, 8);
     let trunk = Trunk::new(c);
     params[trunk.layout.embed.offset..][..trunk.layout.embed.len].fill(0.0);
-    let data = Packed { rows: vec![3; 8 * 64], length: 8, eos: u32::MAX, documents: 1, tokens: 512 };
+    let data = Packed {
+        rows: vec![3; 8 * 64],
+        length: 8,
+        eos: u32::MAX,
+        documents: 1,
+        tokens: 512,
+        answers: vec![],
+    };
     for (estimator, shift, counted) in [
         (Estimator::Ar, true, 7),
         (Estimator::NelboT { k: 32 }, false, 8),
@@ -204,7 +225,7 @@ fn the_ends_of_block_diffusion() {
     assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-6), "{a:?} {b:?}");
     let all: Vec<usize> = (1..8).collect();
     let block1: f64 = nll(&trunk, &params, &x, &all, Some(1), true).iter().sum::<f64>() / 7.0;
-    let data = Packed { rows: x.clone(), length: 8, eos: u32::MAX, documents: 1, tokens: 8 };
+    let data = Packed { rows: x.clone(), length: 8, eos: u32::MAX, documents: 1, tokens: 8, answers: vec![] };
     let e = Evaluation {
         estimator: Estimator::Ar,
         seed: 0,
@@ -233,6 +254,7 @@ fn documents_do_not_see_each_other() {
             eos: 0,
             documents: 1,
             tokens: tokens.len(),
+            answers: vec![],
         };
         let mut noisy = tokens.to_vec();
         picks.iter().for_each(|p| noisy[p.column as usize] = 1);
@@ -252,7 +274,7 @@ fn documents_do_not_see_each_other() {
         assert!(alone.iter().zip(&behind).all(|(a, b)| (a - b).abs() < 1e-5), "{alone:?} {behind:?}");
     }
     // the places say so, too
-    let data = Packed { rows: packed, length: 13, eos: 0, documents: 2, tokens: 13 };
+    let data = Packed { rows: packed, length: 13, eos: 0, documents: 2, tokens: 13, answers: vec![] };
     let p = places(&data.row(0), &all, 4, 0);
     assert!(p[4].document != p[5].document && p[5].position == 0 && p[5].block > p[4].block);
 }

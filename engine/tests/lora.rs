@@ -7,7 +7,7 @@ use hilda_engine::config::{LoraSpec, RunConfig};
 use hilda_engine::data::{Packed, Row};
 use hilda_engine::model::lora::Adapter;
 use hilda_engine::model::source::Source;
-use hilda_engine::model::{Trunk, checkpoint as model};
+use hilda_engine::model::{Keep, Trunk, checkpoint as model};
 use hilda_engine::train::step::{Learner, micro_batches, plan_rows};
 use hilda_engine::train::trainer::model_config;
 use hilda_engine::train::{Hooks, Input, RunFolder, checkpoint, train};
@@ -174,5 +174,8 @@ fn planned_bytes_are_those_of_an_adapted_learner() {
     let planned = hilda_engine::train::planned_bytes(&config, &trunk);
     let params = trunk.layout.init(&trunk.config, 1);
     let adapter = Adapter::new(&trunk.config, &trunk.layout, config.lora.as_ref().unwrap(), 1);
-    assert_eq!(planned, Learner::adapted(Cpu, trunk, &params, plan_rows(&config), Some(adapter)).bytes());
+    assert_eq!(
+        planned,
+        Learner::adapted(Cpu, trunk, &params, plan_rows(&config), Keep::Activations, Some(adapter)).bytes()
+    );
 }

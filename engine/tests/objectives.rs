@@ -18,7 +18,7 @@ fn config(phase: &str) -> RunConfig {
 /// Rows that alternate between two tokens: easy enough to be right about.
 fn data() -> Packed {
     let rows: Vec<u32> = (0..16 * 16).map(|i| 3 + (i % 2)).collect();
-    Packed { rows, length: 16, eos: 0, documents: 16, tokens: 16 * 16 }
+    Packed { rows, length: 16, eos: 0, documents: 16, tokens: 16 * 16, answers: vec![] }
 }
 
 fn learner(config: &RunConfig) -> Learner<Cpu> {
@@ -77,4 +77,43 @@ fn cut_rows_train_like_any_other() {
     assert!(always.is_finite() && params.iter().all(|p| p.is_finite()));
     assert_ne!(never, always, "cut rows see less");
     assert_eq!(train("random_length = 1.0", 8, 3).2.len(), params.len());
+}
+
+/// Training on answers alone: prompts weigh nothing, the first step's loss is that of the answers' tokens, and a model learns
+/// to answer.
+#[test]
+fn prompts_are_context_and_answers_are_learnt() {
+    // token 3 or 4 asks, 5 or 6 answers; what is asked is anything
+    let rows: Vec<u32> = (0..32 * 16u32)
+        .map(|i| {
+            let asks = 3 + (i / 2) * 7919 % 2;
+            if i % 2 == 0 { asks } else { asks + 2 }
+        })
+        .collect();
+    let answers = (0..rows.len()).map(|i| i % 2 == 1).collect();
+    let all = Packed { rows, length: 16, eos: 0, documents: 1, tokens: 32 * 16, answers: vec![] };
+    let asked = Packed { answers, ..all.clone() };
+    let run = |phase: &str, data: &Packed| {
+        let mut c = config(phase);
+        c.batch.micro = Some(8);
+        let mut l = learner(&c);
+        let losses: Vec<f64> = (0..60).map(|s| l.step(&c, data, &c.phases[0], 1e-2, s).loss).collect();
+        (losses[0], losses[50..].iter().sum::<f64>() / 10.0)
+    };
+    for phase in ["", "shift = true", "hybrid = { p_uniform = 0.2 }\n[sample]\nlength = 0"] {
+        let (first, last) = run(phase, &asked);
+        let (_, whole) = run(phase, &all);
+        assert!(first.is_finite() && last < 0.6 * first && last < whole, "{phase}: {first} {last} {whole}");
+    }
+    let micro = |data: &Packed| {
+        let c = config("");
+        let l = learner(&c);
+        let rows: Vec<_> = (0..8).map(|i| data.row(i)).collect();
+        hilda_engine::train::step::micro_batches(&c, &l.trunk, &c.phases[0], &rows, 0)
+    };
+    let columns = |data: &Packed| {
+        let all = micro(data).into_iter().flat_map(|m| m.hidden_rows.into_iter().map(|h| h % 16));
+        all.collect::<Vec<u32>>()
+    };
+    assert!(columns(&asked).iter().all(|c| c % 2 == 1) && columns(&all).iter().any(|c| c % 2 == 0));
 }

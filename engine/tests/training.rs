@@ -8,7 +8,7 @@ use hilda_engine::data::Packed;
 use hilda_engine::data::Tokenizer;
 use hilda_engine::model::{Layout, Trunk, checkpoint as model};
 use hilda_engine::record::{Metric, State};
-use hilda_engine::train::step::{Learner, plan_rows};
+use hilda_engine::train::step::{Learner, keep, plan_rows};
 use hilda_engine::train::trainer::model_config;
 use hilda_engine::train::{FolderError, Hooks, Input, Outcome, RunFolder, TrainError, checkpoint, train};
 use hilda_kernels::Cpu;
@@ -141,6 +141,29 @@ fn threads_and_micro_batches_do_not_matter() {
     for (a, b) in one.0.iter().zip(&run(1, 8).0) {
         assert!((a.1 - b.1).abs() < 1e-4 * a.1.abs() && (a.2 - b.2).abs() < 1e-3 * a.2, "{a:?} {b:?}");
     }
+}
+
+/// A run that recomputes its layers is the same run, from its hash to its last bit, in less memory.
+#[test]
+fn recomputing_layers_changes_no_bit_of_a_run() {
+    let (kept, input) = (recipe("", PHASES), input());
+    let mut config = kept.clone();
+    config.memory.recompute = true;
+    assert!(config.to_toml().contains("[memory]\nrecompute = true") && !kept.to_toml().contains("memory"));
+    assert_eq!(
+        (config.hash(), RunConfig::from_toml(&config.to_toml()).unwrap()),
+        (kept.hash(), config.clone())
+    );
+    let run = |config: &RunConfig| {
+        let dir = start(config);
+        assert_eq!(go(dir.path(), &input, 100).unwrap(), Outcome::Finished);
+        let weights = std::fs::read(checkpoint::folder(dir.path(), 8).join("model.safetensors")).unwrap();
+        (losses(dir.path()), weights)
+    };
+    assert!(run(&config) == run(&kept), "recomputation changes bits");
+    let trunk = Trunk::new(model_config(&config, &input).unwrap());
+    let bytes = |c: &RunConfig| hilda_engine::train::planned_bytes(c, &trunk);
+    assert!(bytes(&config) < bytes(&kept));
 }
 
 fn rayon_pool(threads: usize) -> impl Fn(&mut (dyn FnMut() + Send)) {
@@ -321,12 +344,15 @@ fn another_tokenizer_or_shape_is_refused() {
 
 #[test]
 fn planned_bytes_are_those_that_a_learner_allocates() {
-    let (config, input) = (recipe("", PHASES), input());
-    let trunk = hilda_engine::model::Trunk::new(hilda_engine::train::model_config(&config, &input).unwrap());
-    let params = trunk.layout.init(&trunk.config, 1);
-    let planned = hilda_engine::train::planned_bytes(&config, &trunk);
-    // two streams of 4 rows of 16 tokens
-    let mut learner = hilda_engine::train::Learner::new(Cpu, trunk, &params, 2 * 4 * 16);
-    learner.start_ema();
-    assert_eq!(planned, learner.bytes());
+    let (mut config, input) = (recipe("", PHASES), input());
+    for recompute in [false, true] {
+        config.memory.recompute = recompute;
+        let trunk = Trunk::new(model_config(&config, &input).unwrap());
+        let params = trunk.layout.init(&trunk.config, 1);
+        let planned = hilda_engine::train::planned_bytes(&config, &trunk);
+        // two streams of 4 rows of 16 tokens
+        let mut learner = Learner::adapted(Cpu, trunk, &params, 2 * 4 * 16, keep(&config), None);
+        learner.start_ema();
+        assert_eq!(planned, learner.bytes());
+    }
 }

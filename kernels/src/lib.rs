@@ -26,6 +26,6 @@ mod fixtures;
 
 pub use attention::rule::{Base, MaskRule, Place};
 pub use backend::cpu::Cpu;
-pub use backend::{At, AttentionShape, Backend, HeadJob, RopeShape, Train};
+pub use backend::{At, AttentionShape, Backend, HeadJob, RopeShape, TeacherRows, Train};
 pub use glu::Gate;
 pub use norm::{NormKind, NormShape};

@@ -4,10 +4,11 @@
 use std::sync::Mutex;
 
 use hilda_kernels::adam::AdamStep;
-use hilda_kernels::head::{LossRow, STATS};
+use hilda_kernels::head::{LossRow, Mixture, STATS};
 use hilda_kernels::rng::{Rng, Stream};
 use hilda_kernels::{
-    At, AttentionShape, Backend, Base, Cpu, Gate, HeadJob, NormKind, NormShape, Place, RopeShape, Train, simd,
+    At, AttentionShape, Backend, Base, Cpu, Gate, HeadJob, NormKind, NormShape, Place, RopeShape,
+    TeacherRows, Train, simd,
 };
 
 /// The SIMD level is the process's: a test that compares bits of products holds it, so that no other test lowers it.
@@ -112,13 +113,51 @@ fn everything(p: &mut Products) -> Vec<(&'static str, Vec<f32>)> {
     results.push(("head statistics", stats));
 
     let asked: Vec<LossRow> = (0..rows)
-        .map(|r| LossRow { target: 5 + ids[r] % 500, d_log_p: -1.0 / rows as f32, d_entropy: 0.01 })
+        .map(|r| {
+            let noise = Mixture {
+                alpha: 0.6,
+                beta: 1e-3,
+                observed: (r % 3 > 0).then(|| 5 + ids[r] % (250 * (r as u32 % 3))),
+                weight: 1.0 / rows as f32,
+            };
+            LossRow {
+                target: 5 + ids[r] % 500,
+                d_log_p: -1.0 / rows as f32,
+                d_entropy: 0.01,
+                mixture: (r % 2 == 0).then_some(noise),
+            }
+        })
         .collect();
     let mut d = cpu.buf(rows * width);
-    let (mut lp, mut en) =
-        cpu.head_loss(&act, &params, table, &asked, &[4], width, Some((&mut d, &mut grads)));
-    p.settle(&mut [&mut lp, &mut en, &mut d, &mut grads]);
-    results.extend([("log p", lp), ("entropy", en), ("d hidden", d.clone())]);
+    let mut losses = cpu.head_loss(&act, &params, table, &asked, &[4], width, Some((&mut d, &mut grads)));
+    p.settle(&mut [&mut losses.log_p, &mut losses.entropy, &mut losses.divergence, &mut d, &mut grads]);
+    results.extend([("log p", losses.log_p), ("entropy", losses.entropy), ("divergence", losses.divergence)]);
+    results.push(("d hidden", d.clone()));
+    let teacher = TeacherRows { hidden: &y, params: &params, table, width };
+    let (slopes, mut d_student) = (vec![0.1; rows], cpu.buf(rows * width));
+    let backward = Some((&mut d_student, &mut grads));
+    let mut far = cpu.head_distill(&act, &params, table, width, teacher, &slopes, &[4], 1.3, backward);
+    p.settle(&mut [&mut far, &mut d_student, &mut grads]);
+    results.extend([("distillation", far), ("d student", d_student)]);
+    // three rows of the table a place
+    let mixed_ids: Vec<u32> = (0..3 * rows).map(|i| (ids[i % rows] + 7 * i as u32) % vocab as u32).collect();
+    let (weights, mut d_weights) = (values(5, 3 * rows), cpu.buf(3 * rows));
+    let mut mixed = cpu.buf(rows * width);
+    cpu.embed_mix(&mixed_ids, &weights, &params, table, 1.5, &mut mixed, rows, 3, width);
+    cpu.embed_mix_backward(
+        &mixed_ids,
+        &weights,
+        &d,
+        &params,
+        table,
+        1.5,
+        &mut d_weights,
+        &mut grads,
+        rows,
+        3,
+        width,
+    );
+    results.extend([("mixtures", mixed), ("d weights", d_weights)]);
 
     let (mut d_gu, mut d_out, mut d_qkv) =
         (cpu.buf(rows * 2 * width), cpu.buf(rows * width), cpu.buf(rows * stride));

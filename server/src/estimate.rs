@@ -3,16 +3,16 @@
 //! FLOPs of one data sequence of L tokens (P matrix weights of the blocks, D width, n layers, V vocabulary):
 //! forward = 2 P pos + 4 D n pairs + 2 D V head, training = 3 x forward, with (pos, pairs, head) =
 //! AR (L, L(L+1)/2, L); MDLM (L, L^2, L/2); block size B (2L, L(L+B), L/2); editing rows add their visible tokens
-//! to the head. Memory = weights, gradients, two moments and the average (4 bytes each) + activations of one
-//! micro-batch. Time comes from what runs reached on this machine, else from one measured matrix product.
+//! to the head. Memory is what the trainer plans ([`train::planned_bytes`]). Time comes from what runs reached on this machine, else from one measured matrix product.
 
 use std::time::Instant;
 
 use hilda_engine::{
-    config::{ConfigError, EmaPolicy, ModelConfig, Objective, Phase, RunConfig},
+    config::{ConfigError, ModelConfig, Objective, Phase, RunConfig},
     data::{Registry, Tokenizer},
-    model::{Layout, lora, source::Source},
+    model::{Trunk, source::Source},
     record::Metric,
+    train,
 };
 use serde::{Deserialize, Serialize};
 
@@ -123,14 +123,35 @@ fn resolve(config: &RunConfig) -> Result<ModelConfig, ConfigError> {
 
 /// Model FLOPs of training one data sequence of a phase, forward and backward.
 pub fn flops_per_sequence(m: &ModelConfig, phase: &Phase, length: usize) -> f64 {
-    let (l, d, n) = (length as f64, m.width as f64, m.layers as f64);
+    let (d, n) = (m.width as f64, m.layers as f64);
     let matrices = n * (m.qkv() * m.width + m.heads * m.head_dim * m.width + 3 * m.mlp * m.width) as f64;
-    let one = |pos: f64, pairs: f64, head: f64| {
+    sequence(phase, length, |pos, pairs, head| {
         3.0 * (2.0 * matrices * pos + 4.0 * d * n * pairs + 2.0 * d * m.vocab as f64 * head)
-    };
+    })
+}
+
+/// FLOPs that recomputing the layers adds to a data sequence: every layer but the last once more, without its last
+/// product. They are work, but no model FLOPs.
+fn recomputed_per_sequence(m: &ModelConfig, phase: &Phase, length: usize) -> f64 {
+    let (d, n) = (m.width as f64, m.layers as f64 - 1.0);
+    let matrices = n * ((m.qkv() + m.heads * m.head_dim + m.mlp_in()) * m.width) as f64;
+    sequence(phase, length, |pos, pairs, _| 2.0 * matrices * pos + 4.0 * d * n * pairs)
+}
+
+/// Work over model FLOPs of a step.
+fn overhead(m: &ModelConfig, config: &RunConfig, phase: &Phase) -> f64 {
+    let length = config.data.packing.length;
+    let more = recomputed_per_sequence(m, phase, length) / flops_per_sequence(m, phase, length);
+    if config.memory.recompute { 1.0 + more } else { 1.0 }
+}
+
+/// `one` of (positions, pairs, head rows) of a data sequence; the mean over the block sizes of a phase.
+fn sequence(phase: &Phase, length: usize, one: impl Fn(f64, f64, f64) -> f64) -> f64 {
+    let l = length as f64;
     // complementary views: every noisy row twice, every token in the head
     let views = if phase.complementary { 2.0 } else { 1.0 };
-    let edit = phase.edit.map_or(0.0, |e| e.mix * l / 2.0);
+    // every token under mixed noise, else half of them and what editing rows add
+    let edit = phase.hybrid.map_or_else(|| phase.edit.map_or(0.0, |e| e.mix * l / 2.0), |_| l / 2.0);
     match phase.objective {
         Objective::Ar => one(l, l * (l + 1.0) / 2.0, l),
         Objective::Mdlm => one(views * l, views * l * l, views * l / 2.0 + edit),
@@ -163,23 +184,6 @@ pub fn flops_of(config: &RunConfig) -> Result<f64, ConfigError> {
         .sum())
 }
 
-/// Bytes of the step's plan: parameters and optimiser state, activations kept for the backward pass, head chunk.
-pub fn memory_bytes(m: &ModelConfig, config: &RunConfig) -> u64 {
-    let p = m.parameters();
-    let ema = config.phases.iter().any(|p| p.ema != EmaPolicy::Off);
-    let state = match &config.lora {
-        None => p * (4 + usize::from(ema)),
-        Some(spec) => 3 * p + 4 * lora::sites(m, &Layout::new(m), spec).1,
-    };
-    let streams = config.phases.iter().map(Phase::streams).max().unwrap_or(1);
-    let rows = config.batch.micro.unwrap_or(config.batch.rows) * config.data.packing.length * streams;
-    // per layer: two norms' inputs and outputs, attention output, qkv, gate, up and their product
-    let layer = 4 * m.width + m.heads * m.head_dim + m.qkv() + 3 * m.mlp;
-    // backward: one layer's gradients; head: a chunk of 512 vocabulary entries per row
-    let activations = rows * (m.layers * layer + 2 * layer + 2 * m.width + m.vocab.min(512));
-    4 * (state + activations) as u64
-}
-
 /// Speed that runs of this data folder reached.
 struct Measured {
     tokens_per_s: Option<f64>,
@@ -194,7 +198,8 @@ fn median(mut v: Vec<f64>) -> Option<f64> {
 }
 
 /// Looks through past runs for the same shape, length and objective; any run's FLOP rate is the second choice.
-fn measured(data: &DataDir, index: &Index, m: &ModelConfig, phase: &Phase, length: usize) -> Measured {
+fn measured(data: &DataDir, index: &Index, m: &ModelConfig, wanted: &RunConfig, phase: &Phase) -> Measured {
+    let length = wanted.data.packing.length;
     let mut found = Measured { tokens_per_s: None, flops_per_s: None };
     let mut newest = (0.0, 0.0);
     for id in data.run_ids() {
@@ -211,14 +216,17 @@ fn measured(data: &DataDir, index: &Index, m: &ModelConfig, phase: &Phase, lengt
             else {
                 continue;
             };
-            rates.push(flops / seconds);
+            let work = config.phases.get(p).map_or(1.0, |p| overhead(&other, &config, p));
+            rates.push(work * flops / seconds);
             let alike = config.phases.get(p).is_some_and(|p| {
                 p.objective == phase.objective
                     && p.block_size == phase.block_size
                     && p.edit == phase.edit
+                    && p.hybrid == phase.hybrid
                     && p.complementary == phase.complementary
             });
-            if alike && other == *m && config.data.packing.length == length {
+            let kept = config.memory == wanted.memory;
+            if alike && kept && other == *m && config.data.packing.length == length {
                 same.push(tokens_per_s);
             }
         }
@@ -331,23 +339,24 @@ pub fn estimate(data: &DataDir, index: &Index, toml: &str) -> Estimate {
     out.parameters = Some(m.parameters() as u64);
     out.steps = Some(config.total_steps());
     out.tokens = Some(config.total_steps() * per_step);
-    out.memory_bytes = Some(memory_bytes(&m, &config));
+    out.memory_bytes = Some(train::planned_bytes(&config, &Trunk::new(m.clone())) as u64);
     let (mut flops, mut seconds) = (0.0, 0.0);
     let mut bases: Vec<String> = vec![];
     for (phase, steps) in config.phases.iter().zip(config.phase_steps()) {
         let tokens = (steps * per_step) as f64;
         let f = flops_per_sequence(&m, phase, length) * tokens / length as f64;
         flops += f;
-        let found = measured(data, index, &m, phase, length);
+        let found = measured(data, index, &m, &config, phase);
+        let work = f * overhead(&m, &config, phase);
         let basis = if let Some(rate) = found.tokens_per_s {
             seconds += tokens / rate;
             format!("{rate:.0} tokens/s measured on this machine for the same model and objective")
         } else if let Some((rate, run)) = found.flops_per_s {
-            seconds += f / rate;
+            seconds += work / rate;
             format!("{:.1} GFLOP/s that run {run} reached on this machine", rate / 1e9)
         } else {
             let machine = machine(data);
-            seconds += f / (machine.gemm_flops * ASSUMED_SHARE);
+            seconds += work / (machine.gemm_flops * ASSUMED_SHARE);
             format!(
                 "{:.0} % of the {:.0} GFLOP/s that a matrix product reached on this machine ({} threads)",
                 ASSUMED_SHARE * 100.0,
@@ -395,6 +404,15 @@ mod tests {
         let per_token = 6.0 * (8_388_608.0 + 1_048_576.0) + 12.0 * 256.0 * 8.0 * 257.0 / 2.0;
         assert!((e.flops.unwrap() / (per_token * 409_600.0) - 1.0).abs() < 1e-12);
         assert!(e.memory_bytes.unwrap() > 4 * 4 * 9_441_536 && e.memory_bytes.unwrap() < 1 << 30);
+        // what the trainer plans, and what the plan of a run that recomputes its layers is
+        let config = RunConfig::from_toml(RECIPE).unwrap();
+        let trunk = Trunk::new(resolve(&config).unwrap());
+        assert_eq!(e.memory_bytes, Some(train::planned_bytes(&config, &trunk) as u64));
+        let less = estimate(&data, &index, &format!("{RECIPE}[memory]\nrecompute = true\n"));
+        let layer = 4 * (8 * 256 * (768 + 256 + 256 + 4 + 2048) + 3) as u64;
+        assert_eq!(less.memory_bytes.unwrap() + 7 * layer, e.memory_bytes.unwrap());
+        let more = less.seconds.unwrap() / e.seconds.unwrap();
+        assert!(less.flops == e.flops && (1.1..1.34).contains(&more), "{more}");
         assert!(e.seconds.unwrap() > 0.0 && e.basis.contains("matrix product"), "{}", e.basis);
     }
 

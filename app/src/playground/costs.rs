@@ -26,6 +26,8 @@ pub struct Costs {
     pub guide: Share,
     /// tries continuations, of which one is kept
     pub search: Share,
+    /// computes everything again to say how far an approximate cache is off
+    pub check: Share,
     pub edits: u32,
     pub remasks: u32,
     /// steps in which the decoder and not the policy chose
@@ -40,6 +42,7 @@ impl Costs {
             StepKind::Store | StepKind::Refresh => &mut self.store,
             StepKind::Guide => &mut self.guide,
             StepKind::Search => &mut self.search,
+            StepKind::Check => &mut self.check,
             StepKind::User => return,
         };
         share.forwards += 1;
@@ -50,13 +53,14 @@ impl Costs {
         self.forced += u32::from(step.forced);
     }
 
-    fn shares(&self) -> [(&'static str, Share); 5] {
+    fn shares(&self) -> [(&'static str, Share); 6] {
         [
             ("predicting", self.denoise),
             ("caching", self.store),
             ("reading the prompt", self.prefill),
             ("guiding", self.guide),
             ("searching", self.search),
+            ("checking the cache", self.check),
         ]
     }
     fn total(&self, of: fn(&Share) -> u32) -> u32 {
@@ -148,6 +152,7 @@ mod tests {
             actions: vec![],
             rule: None,
             forced,
+            divergence: None,
         };
         let mut costs = Costs::default();
         for (kind, queries, forced) in [

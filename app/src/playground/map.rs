@@ -257,6 +257,7 @@ mod tests {
             }],
             rule: None,
             forced: false,
+            divergence: None,
         });
         tape
     }

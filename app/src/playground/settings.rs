@@ -72,7 +72,7 @@ impl Settings {
     pub fn with_kind(self, kind: &str) -> Settings {
         let mut value = serde_json::Map::new();
         value.insert("kind".into(), kind.into());
-        match serde_json::from_value(Value::Object(value)) {
+        match serde_json::from_value::<PolicySpec>(Value::Object(value)) {
             Ok(policy) => {
                 let policy = PolicySpec { method: policy.method, ..self.policy };
                 Settings { preset: Preset::Custom, policy, ..self }

@@ -15,9 +15,10 @@ pub use claims::{Claims, Standing};
 pub use lora::LoraSpec;
 pub use model::{Arch, Family, Mlp, ModelConfig, ModelSpec, Sliding};
 pub use phase::{
-    BlockSizes, EditSpec, EmaPolicy, LrSpec, Noise, Objective, OptimiserPolicy, Phase, Weighting,
+    BlockSizes, EditSpec, EmaPolicy, FULL_RANGE, HybridSpec, LrSpec, Noise, Objective, OptimiserPolicy,
+    Phase, Weighting,
 };
 pub use run::{
-    BatchSpec, CheckpointSpec, ConfigError, DataSpec, EvalSpec, OptimiserSpec, PackingSpec, RunConfig,
-    SampleSpec,
+    BatchSpec, CheckpointSpec, ConfigError, DataSpec, EvalSpec, MemorySpec, OptimiserSpec, PackingSpec,
+    RunConfig, SampleSpec,
 };

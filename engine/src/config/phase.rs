@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::diffusion::hybrid::HybridWeighting;
 use crate::diffusion::schedule::{Schedule, Scope};
 
 /// What is trained.
@@ -91,6 +92,18 @@ pub struct EditSpec {
     pub noise: Noise,
 }
 
+/// Mask and uniform noise together (GIDD, arXiv 2503.04482): every token is supervised, wrong and right visible ones too, by
+/// a loss over the whole vocabulary whose weighted expectation is the bound of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HybridSpec {
+    /// share of uniform noise at t = 1/2, above 0; 1: uniform noise alone (UDLM)
+    pub p_uniform: f64,
+    /// nelbo: the bound's own weights; clip and dynamic are no bound, and have less variance
+    #[serde(default)]
+    pub weighting: HybridWeighting,
+}
+
 /// Wrong tokens of editing rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -162,6 +175,9 @@ pub struct Phase {
     pub rate_per: Option<Scope>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edit: Option<EditSpec>,
+    /// noise of masks and uniform symbols in place of masks alone
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hybrid: Option<HybridSpec>,
     /// `mdlm` only: steps in which attention opens from causal to full, every future edge with a probability that grows
     /// to one (DiffuLLaMA, arXiv 2410.17891, section 3.2); 0 = open from the first step
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -196,6 +212,10 @@ impl Phase {
             (Objective::Block, views) => 2 + usize::from(views),
         }
     }
+    /// Is the model shown wrong visible tokens, so that what it predicts there can be acted upon?
+    pub fn edits(&self) -> bool {
+        self.edit.is_some() || self.hybrid.is_some()
+    }
     /// Who shares a mask rate.
     pub fn scope(&self) -> Scope {
         let own = if self.objective == Objective::Block { Scope::Block } else { Scope::Sample };
@@ -207,5 +227,7 @@ impl Phase {
     }
 }
 fn full_range() -> [f64; 2] {
-    [1e-3, 1.0]
+    FULL_RANGE
 }
+/// Mask rates of the whole bound.
+pub const FULL_RANGE: [f64; 2] = [1e-3, 1.0];

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Claims, EmaPolicy, LoraSpec, ModelSpec, Objective, Phase};
+use super::{Claims, EmaPolicy, FULL_RANGE, LoraSpec, ModelSpec, Objective, Phase, Weighting};
 use crate::diffusion::schedule::Scope;
 
 /// A recipe that cannot run, with the field at fault.
@@ -43,6 +43,9 @@ pub struct DataSpec {
     /// use at most this many training documents
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// documents are a prompt that ends in this text and an answer: only answers are corrupted, supervised and scored
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_after: Option<String>,
     #[serde(default)]
     pub packing: PackingSpec,
 }
@@ -116,6 +119,20 @@ fn ema_decay() -> f64 {
 impl Default for OptimiserSpec {
     fn default() -> Self {
         OptimiserSpec { betas: betas(), eps: eps(), weight_decay: 0.1, clip: clip(), ema_decay: ema_decay() }
+    }
+}
+
+/// What a step may save at the price of arithmetic. Changes no bit of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemorySpec {
+    /// keep each layer's input instead of its activations and compute the layer once more in the backward pass
+    #[serde(default)]
+    pub recompute: bool,
+}
+impl MemorySpec {
+    fn is_default(&self) -> bool {
+        *self == MemorySpec::default()
     }
 }
 
@@ -202,6 +219,8 @@ pub struct RunConfig {
     #[serde(default)]
     pub data: DataSpec,
     pub batch: BatchSpec,
+    #[serde(default, skip_serializing_if = "MemorySpec::is_default")]
+    pub memory: MemorySpec,
     #[serde(default)]
     pub optimiser: OptimiserSpec,
     #[serde(default)]
@@ -270,6 +289,9 @@ impl RunConfig {
         }
         if self.data.corpus.is_some() && (self.data.train.is_some() || self.data.valid.is_some()) {
             return bad("data.corpus", "give either a corpus or train/valid files, not both".into());
+        }
+        if self.data.answer_after.as_ref().is_some_and(|m| m.is_empty()) {
+            return bad("data.answer_after", "is the text that ends a prompt, so it is not empty".into());
         }
         if let Some(v) = self.data.vocab
             && !(260..=65536).contains(&v)
@@ -373,6 +395,32 @@ impl RunConfig {
             if p.complementary && p.edit.is_some() {
                 return bad("complementary", "views and editing rows exclude each other".into());
             }
+            if let Some(h) = &p.hybrid {
+                if p.objective == Objective::Ar {
+                    return bad("hybrid", "an autoregressive phase has no noise".into());
+                }
+                if !(h.p_uniform > 0.0 && h.p_uniform <= 1.0) {
+                    return bad(
+                        "hybrid.p_uniform",
+                        format!("{} is outside (0, 1]; without uniform noise leave hybrid out", h.p_uniform),
+                    );
+                }
+                let mask_only = [
+                    (p.edit.is_some(), "edit"),
+                    (p.complementary, "complementary"),
+                    (p.confidence > 0.0, "confidence"),
+                    (!p.schedule.is_linear(), "schedule"),
+                    (p.weighting != Weighting::InvT, "weighting"),
+                    (p.t != FULL_RANGE, "t"),
+                ];
+                if let Some((_, key)) = mask_only.iter().find(|m| m.0) {
+                    return bad(key, "belongs to masks alone; hybrid has its own times and weights".into());
+                }
+                if h.p_uniform == 1.0 && self.sample.length > 0 {
+                    let says = "uniform noise alone knows no masks, which samples are decoded from; set [sample] length = 0";
+                    return bad("hybrid.p_uniform", says.into());
+                }
+            }
             if let Some(e) = &p.edit {
                 if p.objective == Objective::Ar {
                     return bad("edit", "editing rows need a masked objective".into());
@@ -405,13 +453,14 @@ impl RunConfig {
         }
         c
     }
-    /// SHA-256 over the recipe with every default filled in. The name, the prose, the device and the folders of
-    /// files stay out.
+    /// SHA-256 over the recipe with every default filled in. The name, the prose, the device, what is kept
+    /// in memory and the folders of files stay out.
     pub fn hash(&self) -> String {
         let mut c = RunConfig { model: self.model.clone(), ..self.published() };
         c.name = String::new();
         c.about = String::new();
         c.device = String::new();
+        c.memory = MemorySpec::default();
         hex::encode(Sha256::digest(serde_json::to_vec(&c).expect("plain data")))
     }
     /// Dotted fields that differ: (field, left, right), absent values as "".
@@ -504,6 +553,12 @@ edit = { rate = 0.2 }
             ("shift = true", "shift = true\nrandom_length = 2.0", "phase[1].random_length"),
             ("objective = \"ar\"", "objective = \"ar\"\nrate_per = \"block\"", "phase[0].schedule"),
             ("shift = true", "shift = true\ncomplementary = true", "phase[1].complementary"),
+            ("train = \"a.txt\"", "train = \"a.txt\"\nanswer_after = \"\"", "data.answer_after"),
+            ("edit = { rate = 0.2 }", "hybrid = { p_uniform = 0.0 }", "phase[1].hybrid.p_uniform"),
+            ("edit = { rate = 0.2 }", "hybrid = { p_uniform = 1.0 }", "[sample] length = 0"),
+            ("shift = true", "shift = true\nhybrid = { p_uniform = 0.1 }", "phase[1].edit"),
+            ("edit = { rate = 0.2 }", "hybrid = { p_uniform = 0.1 }\nt = [0.3, 0.8]", "phase[1].t"),
+            ("objective = \"ar\"", "objective = \"ar\"\nhybrid = { p_uniform = 0.1 }", "phase[0].hybrid"),
             ("train = \"a.txt\"", "train = \"a.txt\"\npacking = { documents = false }", "restart_positions"),
         ];
         for (from, to, field) in cases {

@@ -15,6 +15,9 @@ pub enum DataError {
     MissingField { name: String, line: usize, field: String },
     #[error("{name} holds no documents")]
     Empty { name: String },
+    /// a document of a prompt and an answer
+    #[error("document {document} {what} {marker:?}, behind which data.answer_after expects its answer")]
+    Answer { document: usize, what: &'static str, marker: String },
     #[error("{0}")]
     Tokenizer(String),
     #[error("tokenizer has no {role} token; looked for {tried}")]

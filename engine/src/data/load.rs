@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use super::cache::{self, Origin};
 use super::corpus::{Corpus, Registry, Split, split};
 use super::document::{guess_format, read_documents};
-use super::pack::{Packed, pack_stream};
-use super::{DataError, Tokenizer, bpe};
+use super::pack::{Packed, pack_answers, pack_stream};
+use super::{DataError, Tokenizer, answers, bpe};
 use crate::config::DataSpec;
 
 /// Vocabulary of a tokenizer trained because the recipe names none.
@@ -46,6 +46,16 @@ pub fn load(
         (None, Some(path)) => Tokenizer::from_file(base.join(path))?,
         (None, None) => bpe::train(&source.documents(Split::Train)?, spec.vocab.unwrap_or(VOCAB))?,
     };
+    if let Some(marker) = &spec.answer_after {
+        let rows = |which, split| {
+            let documents = source.documents(which)?;
+            let (stream, answers) = answers::stream(&tokenizer, &documents, marker)?;
+            let packed = pack_answers(stream, &answers, spec.packing.length, tokenizer.specials().eos);
+            packed.map_err(|e| of_split(e, split))
+        };
+        let (train, valid) = (rows(Split::Train, "training")?, rows(Split::Valid, "validation")?);
+        return Ok(Loaded { tokenizer, train, valid, origin: [Origin::Built, Origin::Built] });
+    }
     let folder = registry.cache();
     let _writing = registry.writing()?;
     let tokens = |s| cache::tokens(&folder, &tokenizer, &source.hash(s), || source.documents(s));
@@ -56,16 +66,19 @@ pub fn load(
         corpus.clone().note_tokens(tokenizer.hash(), train.len() as u64)?;
     }
     let eos = tokenizer.specials().eos;
-    let rows = |stream, split| {
-        pack_stream(stream, spec.packing.length, eos).map_err(|e| match e {
-            DataError::TooShort { documents, tokens, length, .. } => {
-                DataError::TooShort { split, documents, tokens, length }
-            }
-            e => e,
-        })
-    };
+    let rows = |stream, split| pack_stream(stream, spec.packing.length, eos).map_err(|e| of_split(e, split));
     let (train, valid) = (rows(train, "training")?, rows(valid, "validation")?);
     Ok(Loaded { tokenizer, train, valid, origin: [first, second] })
+}
+
+/// Names the split that was too short.
+fn of_split(e: DataError, split: &'static str) -> DataError {
+    match e {
+        DataError::TooShort { documents, tokens, length, .. } => {
+            DataError::TooShort { split, documents, tokens, length }
+        }
+        e => e,
+    }
 }
 
 /// Where documents come from, with what identifies them.
@@ -203,6 +216,41 @@ mod tests {
         assert_eq!(card.train_tokens[loaded.tokenizer.hash()], loaded.train.tokens as u64);
         let bytes = loaded.tokenizer.text_bytes(&loaded.train.rows);
         assert!(bytes <= card.train.bytes && bytes + 30 > card.train.bytes, "only the last row is cut");
+    }
+
+    /// Prompts are context alone; what a document lacks is said with its number.
+    #[test]
+    fn answers_are_told_from_prompts() {
+        let folder = tempfile::tempdir().unwrap();
+        let (base, registry) = (folder.path(), Registry::new(folder.path()));
+        let text: String =
+            (0..90).map(|i| format!("Question: {i} and 1?\nAnswer: {} then.\n\n", i + 1)).collect();
+        std::fs::write(base.join("t.txt"), &text).unwrap();
+        let asked = spec(|s| (s.train, s.answer_after) = (Some("t.txt".into()), Some("Answer:".into())));
+        let l = load(&asked, base, &registry, None).unwrap();
+        assert_eq!(l.train.answers.len(), l.train.rows.len());
+        let (mut said, mut prompts) = (String::new(), String::new());
+        for i in 0..l.train.len() {
+            let row = l.train.row(i);
+            assert!((0..8).any(|c| row.counts(c)), "a row without an answer teaches nothing");
+            let of = |yes: bool| {
+                (0..8).filter(|c| row.counts(*c) == yes).map(|c| row.tokens[c]).collect::<Vec<_>>()
+            };
+            said += &l.tokenizer.decode(&of(true));
+            prompts += &l.tokenizer.decode(&of(false));
+        }
+        assert!(said.contains(" then.") && !said.contains("Question"), "{said}");
+        assert!(prompts.contains("Answer:") && !prompts.contains("then"), "{prompts}");
+        let eos = l.tokenizer.specials().eos;
+        assert!(l.train.rows.iter().zip(&l.train.answers).all(|(t, a)| *t != eos || *a), "answers end");
+        let fault = |more: &str, says: &str| {
+            std::fs::write(base.join("t.txt"), format!("{text}{more}")).unwrap();
+            let e = load(&asked, base, &registry, Some(Tokenizer::from_bytes(l.tokenizer.json()).unwrap()));
+            let e = e.unwrap_err().to_string();
+            assert!(e.contains(says) && e.contains("\"Answer:\""), "{e}");
+        };
+        fault("Nothing asked", "has no");
+        fault("Question: why?\nAnswer:", "has nothing behind");
     }
 
     #[test]

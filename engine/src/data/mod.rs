@@ -6,6 +6,8 @@
 
 mod added;
 #[cfg(feature = "train")]
+pub mod answers;
+#[cfg(feature = "train")]
 pub mod bpe;
 pub mod byte_level;
 #[cfg(feature = "train")]

@@ -25,6 +25,8 @@ pub struct Packed {
     pub documents: usize,
     /// tokens that went in, with one end-of-text each, before the rest was dropped
     pub tokens: usize,
+    /// which tokens belong to answers, `[n, length]`; empty: every token counts
+    pub answers: Vec<bool>,
 }
 
 /// One row with what its ids imply. All slices `[L]`.
@@ -35,6 +37,8 @@ pub struct Row<'a> {
     pub documents: Vec<u32>,
     /// distance from the document's first token in the row
     pub positions: Vec<u32>,
+    /// which tokens are corrupted and scored; None: all
+    pub answers: Option<&'a [bool]>,
 }
 
 impl Packed {
@@ -47,7 +51,9 @@ impl Packed {
     }
     /// Row `i < n`.
     pub fn row(&self, i: usize) -> Row<'_> {
-        Row::new(&self.rows[i * self.length..(i + 1) * self.length], self.eos)
+        let columns = i * self.length..(i + 1) * self.length;
+        let answers = (!self.answers.is_empty()).then(|| &self.answers[columns.clone()]);
+        Row { answers, ..Row::new(&self.rows[columns], self.eos) }
     }
 }
 
@@ -65,7 +71,11 @@ impl<'a> Row<'a> {
                 (document, position) = (document + 1, 0);
             }
         }
-        Row { tokens, documents, positions }
+        Row { tokens, documents, positions, answers: None }
+    }
+    /// May the token at `column` be corrupted and scored?
+    pub fn counts(&self, column: usize) -> bool {
+        self.answers.is_none_or(|a| a[column])
     }
 }
 
@@ -114,7 +124,27 @@ pub fn pack_stream(mut stream: Vec<u32>, length: usize, eos: u32) -> Result<Pack
         return Err(DataError::TooShort { split: "packing", documents, tokens, length });
     }
     stream.truncate(tokens - tokens % length);
-    Ok(Packed { rows: stream, length, eos, documents, tokens })
+    Ok(Packed { rows: stream, length, eos, documents, tokens, answers: vec![] })
+}
+
+/// As [`pack_stream`], with what belongs to answers; rows without such a token are left out, for nothing is learnt there.
+///
+/// Errors: as [`pack`], and as if there were no rows where no answer is left.
+pub fn pack_answers(
+    stream: Vec<u32>,
+    answers: &[bool],
+    length: usize,
+    eos: u32,
+) -> Result<Packed, DataError> {
+    let all = pack_stream(stream, length, eos)?;
+    let mut packed = Packed { rows: vec![], ..all.clone() };
+    for (row, answers) in all.rows.chunks_exact(length).zip(answers.chunks_exact(length)) {
+        if answers.contains(&true) {
+            packed.rows.extend(row);
+            packed.answers.extend(answers);
+        }
+    }
+    Ok(packed)
 }
 
 /// Encodes documents one by one and packs them.

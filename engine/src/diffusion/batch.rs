@@ -8,9 +8,10 @@
 //!   (equal to two sequences of 2L, `methods/fast_dllm_v2.md` 2.3); without blocks the views are two sequences.
 //!
 //! Logit shift (`methods/decoding.md` 2.2): token n is read from noisy row n - 1; the first token of a block from
-//! the clean row before it. Coefficients are dL/d ln p after all normalisation (global batch).
+//! the clean row before it. Coefficients are dL/d ln p, or the weight of a
+//! row's divergence under mixed noise, after all normalisation (global batch).
 
-use hilda_kernels::head::LossRow;
+use hilda_kernels::head::{LossRow, Mixture};
 use hilda_kernels::{Base, MaskRule, Place};
 
 use super::corruption::{Kind, Pick, RowPlan, has_row};
@@ -38,10 +39,6 @@ impl Micro {
     pub fn positions(&self) -> Vec<u32> {
         self.places.iter().map(|p| p.position).collect()
     }
-    /// Value of the objective from the log-probabilities of its rows: sum of coefficient times ln p.
-    pub fn value(&self, log_p: &[f32]) -> f64 {
-        self.rows.iter().zip(log_p).map(|(r, l)| r.d_log_p as f64 * *l as f64).sum()
-    }
 }
 
 /// Coefficients by kind, shared by every micro-batch of a step.
@@ -53,7 +50,7 @@ pub struct Normaliser {
 }
 
 impl Normaliser {
-    /// Masked tokens over all maskable tokens of the global batch; editing tokens over their own counts.
+    /// Masked (or mixed) tokens over all maskable tokens of the global batch; editing tokens over their own counts.
     pub fn new(plans: &[RowPlan], edit: Option<EditSpec>) -> Normaliser {
         let count =
             |k: Kind| plans.iter().flat_map(|p| &p.picks).filter(|p| p.kind == k).count().max(1) as f64;
@@ -74,7 +71,7 @@ pub fn causal(rows: &[Row], packing: &PackingSpec, normaliser: f64) -> Micro {
     for (r, row) in rows.iter().enumerate() {
         let p = places(row, packing, 1, 0);
         for n in 1..len {
-            if has_row(&p, n, true) {
+            if has_row(&p, n, true) && row.counts(n) {
                 m.push(r, r * len + n - 1, row.tokens[n], -normaliser);
             }
         }
@@ -87,7 +84,7 @@ pub fn causal(rows: &[Row], packing: &PackingSpec, normaliser: f64) -> Micro {
 /// Tokens with a row under the causal objective.
 pub fn causal_count(row: &Row, packing: &PackingSpec) -> usize {
     let p = places(row, packing, 1, 0);
-    (1..row.tokens.len()).filter(|n| has_row(&p, *n, true)).count()
+    (1..row.tokens.len()).filter(|n| has_row(&p, *n, true) && row.counts(*n)).count()
 }
 
 /// Masked or block diffusion. `block_size` None: the whole row under bidirectional attention; Some(b): two streams.
@@ -208,17 +205,23 @@ impl Micro {
     fn supervise(&mut self, sequence: usize, hidden: usize, target: u32, pick: &Pick, norm: Normaliser) {
         let c = pick.weight as f64
             * match pick.kind {
-                Kind::Masked => norm.masked,
+                Kind::Masked | Kind::Noisy { .. } => norm.masked,
                 Kind::Replaced => norm.replaced,
                 Kind::Kept => norm.kept,
             };
-        if c != 0.0 {
-            self.push(sequence, hidden, target, -c);
+        if c == 0.0 {
+            return;
         }
+        let Kind::Noisy { alpha, beta, observed } = pick.kind else {
+            return self.push(sequence, hidden, target, -c);
+        };
+        self.push(sequence, hidden, target, 0.0);
+        let row = self.rows.last_mut().expect("just pushed");
+        row.mixture = Some(Mixture { alpha, beta, observed, weight: c as f32 });
     }
     fn push(&mut self, sequence: usize, hidden: usize, target: u32, d_log_p: f64) {
         self.hidden_rows.push(hidden as u32);
-        self.rows.push(LossRow { target, d_log_p: d_log_p as f32, d_entropy: 0.0 });
+        self.rows.push(LossRow { target, d_log_p: d_log_p as f32, ..Default::default() });
         self.sequence.push(sequence as u32);
     }
 }

@@ -10,18 +10,24 @@
 //! replaced by a uniform random ordinary id with probability r ~ U(0, rate); replaced tokens and, in these groups,
 //! untouched ones are supervised with their own weights.
 //!
-//! A token without a row (with the logit shift: the first of a row or document) is neither corrupted nor counted.
+//! Mask and uniform noise ([`Hybrid`]; GIDD, `methods/llada21_editing.md`, GIDD 2.1 to 2.3): t ~ U(1e-4, 1 - 1e-4) per
+//! group, every token drawn from q_t, every token supervised, with the weight of what stands there.
+//!
+//! A token without a row (with the logit shift: the first of a row or document) and a token of a prompt ([`Corruption::on`])
+//! are neither corrupted nor counted.
 
 use std::ops::Range;
 
 use hilda_kernels::Place;
 use hilda_kernels::rng::{Rng, Stream};
 
+use super::hybrid::{Hybrid, Seen};
 use super::schedule::{Schedule, Scope};
-use crate::config::{EditSpec, Weighting};
+use crate::config::{EditSpec, HybridSpec, Weighting};
+use crate::data::Row;
 
 /// Why a token is supervised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// masked, to be predicted
     Masked,
@@ -29,6 +35,8 @@ pub enum Kind {
     Replaced,
     /// visible and right, in a group that holds wrong ones
     Kept,
+    /// under mask and uniform noise, whatever stands there
+    Noisy { alpha: f32, beta: f32, observed: Option<u32> },
 }
 
 /// One supervised token of a row.
@@ -51,6 +59,9 @@ pub struct RowPlan {
     pub counted: usize,
 }
 
+/// Smallest distance of a time of mixed noise from 0 and 1.
+pub const EDGE: f64 = 1e-4;
+
 /// The corruption process of a phase.
 #[derive(Clone, Debug)]
 pub struct Corruption {
@@ -66,8 +77,12 @@ pub struct Corruption {
     pub weighting: Weighting,
     pub shift: bool,
     pub edit: Option<EditSpec>,
+    /// in place of masks alone
+    pub hybrid: Option<HybridSpec>,
     /// who shares a rate
     pub scope: Scope,
+    /// the tokens of each row of the batch that may be corrupted; empty: all
+    pub answers: Vec<Vec<bool>>,
 }
 
 /// The groups of a global batch and the stratum of each.
@@ -86,6 +101,19 @@ pub fn has_row(places: &[Place], column: usize, shift: bool) -> bool {
 }
 
 impl Corruption {
+    /// The same process on the answers of `rows` alone, where they have prompts.
+    pub fn on(mut self, rows: &[Row]) -> Corruption {
+        if rows.iter().any(|r| r.answers.is_some()) {
+            self.answers = rows.iter().map(|r| (0..r.tokens.len()).map(|c| r.counts(c)).collect()).collect();
+        }
+        self
+    }
+
+    /// May the token at `column` of row `r` be corrupted? It needs a row to be predicted from, and is no prompt.
+    pub fn open(&self, r: usize, places: &[Place], column: usize) -> bool {
+        has_row(places, column, self.shift) && self.answers.get(r).is_none_or(|a| a[column])
+    }
+
     /// Corrupts the rows of step `step`. `tokens` and `places` (noisy stream) are one entry a row.
     pub fn draw(&self, step: u32, tokens: &[&[u32]], places: &[Vec<Place>]) -> Vec<RowPlan> {
         self.draw_strata(step, tokens, places, None)
@@ -141,6 +169,11 @@ impl Corruption {
         let choice = Rng::new(self.seed, Stream::Choice, 1);
         let mut plan = RowPlan { noisy: x.to_vec(), picks: vec![], counted: 0 };
         for (g, span) in groups.spans[r].iter().enumerate() {
+            if let Some(h) = &self.hybrid {
+                let t = EDGE + (1.0 - 2.0 * EDGE) * self.uniform(groups, r, g, ring);
+                self.mix(step, r, x, places, span.clone(), h, t, &mut plan);
+                continue;
+            }
             let u = self.t[0] + (self.t[1] - self.t[0]) * self.uniform(groups, r, g, ring);
             let group = groups.first[r] + g as u32;
             let replace = self.edit.filter(|e| choice.uniform(step, group, 0) < e.mix);
@@ -176,7 +209,7 @@ impl Corruption {
                     Weighting::InvT => (self.schedule.weight(u) * p / rate) as f32,
                     Weighting::Uniform => 1.0,
                 };
-                for column in span.clone().filter(|c| !hidden[*c] && has_row(at, *c, self.shift)) {
+                for column in span.clone().filter(|c| !hidden[*c] && self.open(r, at, *c)) {
                     inverse.noisy[column] = self.mask_id;
                     inverse.picks.push(Pick { column: column as u32, kind: Kind::Masked, weight });
                 }
@@ -209,7 +242,7 @@ impl Corruption {
         let replace = Rng::new(self.seed, Stream::Replace, 0);
         let (t, weight) = (self.schedule.rate(u), self.weight(u) as f32);
         for column in span {
-            if !has_row(places, column, self.shift) {
+            if !self.open(row, places, column) {
                 continue;
             }
             plan.counted += 1;
@@ -220,7 +253,8 @@ impl Corruption {
                 plan.picks.push(pick(Kind::Masked, weight));
             } else if let Some(rate) = rate {
                 if replace.uniform(step, position, 0) < rate {
-                    plan.noisy[column] = self.wrong_id(&replace, step, position, x[column]);
+                    plan.noisy[column] =
+                        self.other_id(&replace, step, position, |id| id != x[column] && id != self.eos_id);
                     plan.picks.push(pick(Kind::Replaced, 1.0));
                 } else {
                     plan.picks.push(pick(Kind::Kept, 1.0));
@@ -229,11 +263,48 @@ impl Corruption {
         }
     }
 
-    /// A uniform ordinary id other than `truth`.
-    fn wrong_id(&self, rng: &Rng, step: u32, position: u32, truth: u32) -> u32 {
+    /// Draws a span of a row under mask and uniform noise at time t.
+    fn mix(
+        &self,
+        step: u32,
+        row: usize,
+        x: &[u32],
+        places: &[Place],
+        span: Range<usize>,
+        spec: &HybridSpec,
+        t: f64,
+        plan: &mut RowPlan,
+    ) {
+        let mask = Rng::new(self.seed, Stream::Mask, 0);
+        let replace = Rng::new(self.seed, Stream::Replace, 0);
+        let process = Hybrid::at(t, spec.p_uniform, self.symbols());
+        for column in span.filter(|c| self.open(row, places, *c)) {
+            plan.counted += 1;
+            let position = (row * x.len() + column) as u32;
+            let seen = process.draw(mask.uniform(step, position, 0));
+            plan.noisy[column] = match seen {
+                Seen::Mask => self.mask_id,
+                Seen::Truth => x[column],
+                Seen::Other => self.other_id(&replace, step, position, |id| id != x[column]),
+            };
+            let observed = (seen != Seen::Mask).then_some(plan.noisy[column]);
+            let kind = Kind::Noisy { alpha: process.alpha as f32, beta: process.q_other as f32, observed };
+            let weight = process.training_weight(seen, spec.weighting) as f32;
+            plan.picks.push(Pick { column: column as u32, kind, weight });
+        }
+    }
+
+    /// N: ids that can be predicted.
+    fn symbols(&self) -> usize {
+        let gone = |v: &u32| *v == self.mask_id || self.forbid.contains(v);
+        self.vocab - (0..self.vocab as u32).filter(gone).count()
+    }
+
+    /// A uniform id among those that can be predicted and are `good`.
+    fn other_id(&self, rng: &Rng, step: u32, position: u32, good: impl Fn(u32) -> bool) -> u32 {
         for lane in 1.. {
             let id = rng.below(step, position, lane, self.vocab as u64) as u32;
-            if id != truth && id != self.mask_id && id != self.eos_id && !self.forbid.contains(&id) {
+            if good(id) && id != self.mask_id && !self.forbid.contains(&id) {
                 return id;
             }
         }
@@ -245,6 +316,7 @@ impl Corruption {
 mod tests {
     use super::*;
     use crate::config::Noise;
+    use crate::diffusion::hybrid::HybridWeighting;
 
     fn process(shift: bool, edit: Option<EditSpec>, per_block: bool) -> Corruption {
         Corruption {
@@ -258,7 +330,9 @@ mod tests {
             weighting: Weighting::InvT,
             shift,
             edit,
+            hybrid: None,
             scope: if per_block { Scope::Block } else { Scope::Sample },
+            answers: vec![],
         }
     }
     fn row(l: u32, block: u32) -> Vec<Place> {
@@ -287,6 +361,89 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What stands at a token follows q_t: masks, truths and every other symbol alike, end-of-text among them; nothing that
+    /// cannot be predicted is ever drawn, and every token is supervised.
+    #[test]
+    fn mixed_noise_is_drawn_as_declared() {
+        for p_uniform in [0.3, 1.0] {
+            let hybrid = HybridSpec { p_uniform, weighting: HybridWeighting::Nelbo };
+            let c = Corruption { hybrid: Some(hybrid), vocab: 8, ..process(true, None, true) };
+            let x: Vec<u32> = (0..32).map(|i| [3, 4, 5, 6, 7, 0][i % 6]).collect();
+            let (mut counts, mut want) = ([0f64; 3], [0f64; 3]);
+            let mut others = [0f64; 8];
+            for step in 0..300 {
+                for plan in c.draw(step, &[&x, &x], &[row(32, 8), row(32, 8)]) {
+                    assert_eq!((plan.noisy[0], plan.counted, plan.picks.len()), (x[0], 31, 31));
+                    for pick in &plan.picks {
+                        let (i, truth) = (pick.column as usize, x[pick.column as usize]);
+                        let Kind::Noisy { alpha, beta, observed } = pick.kind else { panic!("{pick:?}") };
+                        assert_eq!(observed.unwrap_or(1), plan.noisy[i]);
+                        // six symbols: alpha + 6 beta is what the mask leaves
+                        let seen = [plan.noisy[i] == 1, plan.noisy[i] == truth];
+                        let class = seen.iter().position(|s| *s).unwrap_or(2);
+                        counts[class] += 1.0;
+                        if class == 2 {
+                            others[plan.noisy[i] as usize] += 1.0;
+                        }
+                        let q = [1.0 - alpha - 6.0 * beta, alpha + beta, 5.0 * beta];
+                        q.iter().zip(&mut want).for_each(|(q, w)| *w += *q as f64);
+                        let t = match class {
+                            0 => Some((1.0 + (1.0 - 4.0 / pick.weight as f64).max(0.0).sqrt()) / 2.0),
+                            _ => None,
+                        };
+                        // w = 1 / (t (1 - t)) at masks, for the t that alpha and beta belong to
+                        if let Some(t) = t {
+                            let near = [t, 1.0 - t].map(|t| Hybrid::at(t, p_uniform, 6).alpha - alpha as f64);
+                            assert!(near.iter().any(|d| d.abs() < 1e-2), "{pick:?}");
+                        }
+                    }
+                }
+            }
+            for (n, w) in counts.iter().zip(want) {
+                assert!((n - w).abs() < 5.0 * w.max(0.0).sqrt() + 1e-3, "{p_uniform}: {counts:?} {want:?}");
+            }
+            assert_eq!((others[1], others[2], counts[0] > 0.0), (0.0, 0.0, p_uniform < 1.0));
+            let each: Vec<f64> = [0, 3, 4, 5, 6, 7].iter().map(|v| others[*v as usize]).collect();
+            let mean = each.iter().sum::<f64>() / 6.0;
+            assert!(each.iter().all(|n| (n - mean).abs() < 0.12 * mean), "{each:?}");
+        }
+    }
+
+    /// Only answers are corrupted, under every kind of noise, and their weights are those of a row of answers alone.
+    #[test]
+    fn prompts_stay_as_they_are() {
+        let edit =
+            EditSpec { mix: 1.0, rate: 0.9, lambda_edit: 1.0, lambda_keep: 1.0, noise: Noise::Uniform };
+        let hybrid = HybridSpec { p_uniform: 0.3, weighting: HybridWeighting::Nelbo };
+        let x: Vec<u32> = (0..32).map(|i| 3 + i % 30).collect();
+        let answer: Vec<bool> = (0..32).map(|i| i >= 13).collect();
+        let row_of =
+            |answers| Row { tokens: &x, documents: vec![0; 32], positions: (0..32).collect(), answers };
+        let plain = process(true, None, true);
+        for c in [
+            plain.clone(),
+            process(true, Some(edit), true),
+            Corruption { hybrid: Some(hybrid), ..plain.clone() },
+        ] {
+            let c = c.on(&[row_of(Some(&answer)), row_of(Some(&answer))]);
+            let (tokens, places) = ([&x[..], &x[..]], [row(32, 8), row(32, 8)]);
+            for step in 0..50 {
+                let plans = c.draw(step, &tokens, &places);
+                let inverse = if c.edit.is_none() && c.hybrid.is_none() {
+                    c.complement(step, &tokens, &places, &plans)
+                } else {
+                    vec![]
+                };
+                for plan in plans.iter().chain(&inverse) {
+                    assert_eq!(plan.counted, 19);
+                    assert_eq!(plan.noisy[..13], x[..13]);
+                    assert!(plan.picks.iter().all(|p| p.column >= 13));
+                }
+            }
+        }
+        assert_eq!(plain.clone().on(&[row_of(None)]).answers.len(), 0);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Mask and uniform noise together (GIDD, arXiv 2503.04482; `methods/llada21_editing.md`, GIDD 2.1, 2.2, 2.5), the one
+//! Mask and uniform noise together, or uniform noise alone (GIDD, arXiv 2503.04482; `methods/llada21_editing.md`, GIDD 2.1, 2.2, 2.5), the one
 //! process whose NELBO is proper for a model that also sees wrong visible tokens. Per token, with N symbols that are not
 //! the mask, t in (0, 1) and p_u the share of uniform noise at t = 1/2:
 //!
@@ -9,8 +9,26 @@
 //! ```
 //!
 //! q(.|x_theta) = alpha x_theta + beta pi, x_theta the network's distribution without the mask at *every* position, the
-//! visible ones included. p_u = 0 is MDLM's bound. The optimal x_theta at a visible position leaves the token that stands
+//! visible ones included. p_u = 0 is MDLM's bound; p_u = 1 is uniform-state diffusion (UDLM,
+//! `methods/scaling_beyond_masked.md` 2.2, whose loss is the same one in another order): alpha = 1 - t, no mask, and
+//! w = 1 / ((1 - t) N q(z_i)), the general rule w = (mu' - (alpha' / alpha) mu)_z / q(z) with mu = beta pi. The optimal x_theta at a visible position leaves the token that stands
 //! there out; cross-entropy at visible positions teaches the posterior that includes it. [`leave_one_out`] divides it out.
+
+use serde::{Deserialize, Serialize};
+
+/// Weights of the training loss. Likelihoods always use the exact ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HybridWeighting {
+    /// the bound's own, which grow like 1 / (t (1 - t)) at both ends
+    Nelbo,
+    /// those, at most 2
+    Clip,
+    /// twice their ratio to a mask's at the same time, at most 2: 2 at masks, 1 at wrong symbols, nearly 0 at right ones
+    /// (GIDD, section 4.3)
+    #[default]
+    Dynamic,
+}
 
 /// What stands at a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +57,22 @@ pub struct Hybrid {
 }
 
 impl Hybrid {
-    /// `p_uniform` in [0, 1), t in (0, 1).
+    /// `p_uniform` in [0, 1], t in (0, 1).
     pub fn at(t: f64, p_uniform: f64, symbols: usize) -> Hybrid {
         let n = symbols as f64;
+        if p_uniform >= 1.0 {
+            let (c, dc) = (f64::INFINITY, f64::NAN);
+            return Hybrid {
+                t,
+                symbols: n,
+                c,
+                dc,
+                alpha: 1.0 - t,
+                q_mask: 0.0,
+                q_truth: 1.0 - t + t / n,
+                q_other: t / n,
+            };
+        }
         let c = 2.0 * p_uniform / (1.0 - p_uniform) * (t * (1.0 - t)).sqrt();
         let total = 1.0 + c;
         Hybrid {
@@ -59,10 +90,25 @@ impl Hybrid {
     /// w of what stands there.
     pub fn weight(&self, seen: Seen) -> f64 {
         let s = 1.0 - self.t;
+        if self.c.is_infinite() {
+            let q = if seen == Seen::Truth { self.q_truth } else { self.q_other };
+            return 1.0 / (s * self.symbols * q);
+        }
         match seen {
             Seen::Mask => 1.0 / (self.t * s),
             Seen::Other => (self.c + s * self.dc) / (s * self.c),
             Seen::Truth => (self.c + s * self.dc) / (self.symbols * s * (s + self.c / self.symbols)),
+        }
+    }
+
+    /// The weight that a training loss gives what stands there.
+    pub fn training_weight(&self, seen: Seen, weighting: HybridWeighting) -> f64 {
+        let w = self.weight(seen);
+        match weighting {
+            HybridWeighting::Nelbo => w,
+            HybridWeighting::Clip => w.min(2.0),
+            HybridWeighting::Dynamic if self.c.is_infinite() => w.min(2.0),
+            HybridWeighting::Dynamic => (2.0 * w / self.weight(Seen::Mask)).min(2.0),
         }
     }
 
@@ -162,6 +208,59 @@ mod tests {
         Hybrid::at(0.3, 0.1, 3).leave_one_out(&mut loo, Seen::Other, 1);
         for (l, want) in loo.iter().zip([0.353045, 0.293910, 0.353045]) {
             close((*l as f64).exp(), want, 1e-6);
+        }
+    }
+
+    /// The weights of uniform noise alone against the closed form of UDLM's integrand and against the limit of the mixture;
+    /// the general rule by numerical derivatives.
+    #[test]
+    fn uniform_noise_alone_is_the_limit_and_matches_udlm() {
+        let x: [f64; 3] = [0.2, 0.5, 0.3];
+        for t in [0.1, 0.4, 0.8] {
+            let h = Hybrid::at(t, 1.0, 3);
+            close(h.q_truth + 2.0 * h.q_other, 1.0, 1e-12);
+            let bar = |p: f64| 3.0 * h.alpha * p + t;
+            for (seen, z) in [(Seen::Truth, 1usize), (Seen::Other, 0)] {
+                let ours = h.weight(seen) * h.divergence(&log_p(), 1, seen, z);
+                // alpha' = -1: loss = (alpha' / (K alpha)) { K / xbar_i - K / xbar_theta_i - sum_j ... }
+                let one = |j: usize| bar(f64::from(u8::from(j == 1)));
+                let sum: f64 =
+                    (0..3).map(|j| one(j) / one(z) * (bar(x[z]) * one(j) / (bar(x[j]) * one(z))).ln()).sum();
+                let theirs = -(3.0 / one(z) - 3.0 / bar(x[z]) - sum) / (3.0 * h.alpha);
+                close(ours, theirs, 1e-5 * theirs.abs().max(1.0));
+                // mu = beta pi, by differences: w = (mu' - (alpha' / alpha) mu)_z / q(z)
+                for p in [0.1, 0.6, 1.0] {
+                    let h = Hybrid::at(t, p, 3);
+                    let e = 1e-6;
+                    let (a, b) = (Hybrid::at(t - e, p, 3), Hybrid::at(t + e, p, 3));
+                    let d_mu = (b.q_other - a.q_other) / (2.0 * e);
+                    let d_alpha = (b.alpha - a.alpha) / (2.0 * e);
+                    let q = if seen == Seen::Truth { h.q_truth } else { h.q_other };
+                    let w = (d_mu - d_alpha / h.alpha * h.q_other) / q;
+                    close(h.weight(seen) / w, 1.0, 1e-4);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn training_weights_are_bounded_and_ordered() {
+        for t in [1e-4, 0.2, 0.5, 0.9, 1.0 - 1e-4] {
+            let h = Hybrid::at(t, 0.2, 50);
+            let w = |seen, kind| h.training_weight(seen, kind);
+            for seen in [Seen::Mask, Seen::Truth, Seen::Other] {
+                close(w(seen, HybridWeighting::Nelbo), h.weight(seen), 1e-12);
+                for kind in [HybridWeighting::Clip, HybridWeighting::Dynamic] {
+                    assert!((0.0..=2.0).contains(&w(seen, kind)), "{t} {seen:?} {kind:?}");
+                }
+            }
+            close(w(Seen::Mask, HybridWeighting::Dynamic), 2.0, 1e-12);
+            close(w(Seen::Other, HybridWeighting::Dynamic), 1.0, 1e-9);
+            // (B / N) e^(-lambda / 2) with lambda = ln((1 - t) / t), up to terms of 1 / N
+            let b = 2.0 * 0.2 / 0.8;
+            let paper = b / 50.0 * (t / (1.0 - t)).sqrt();
+            let ours = 2.0 * h.weight(Seen::Truth) / h.weight(Seen::Mask);
+            close(ours / paper, (1.0 - t) / (1.0 - t + h.c / 50.0), 1e-9);
         }
     }
 

@@ -1,6 +1,7 @@
-//! The trunk's backward pass: head, norms and layers in reverse, gradients added to one flat buffer.
+//! The trunk's backward pass: head, norms and layers in reverse, gradients added to one flat buffer. A plan that kept the
+//! layers' inputs alone computes each layer once more on the way.
 
-use hilda_kernels::head::LossRow;
+use hilda_kernels::head::{LossRow, Losses};
 use hilda_kernels::{At, Gate, Train};
 
 use super::trunk::{Masks, Plan, Shape, Trunk};
@@ -8,7 +9,7 @@ use crate::config::Mlp;
 
 impl Trunk {
     /// Head forward and backward on chosen rows, then the trunk's backward pass: gradients are added to `grads`.
-    /// Returns (log p of the target, entropy) per row. Must follow `forward` on the same plan and inputs.
+    /// Returns what the head says of each row. Must follow `forward` on the same plan and inputs.
     #[allow(clippy::too_many_arguments)]
     pub fn backward<B: Train>(
         &self,
@@ -22,7 +23,7 @@ impl Trunk {
         shape: Shape,
         hidden_rows: &[u32],
         rows: &[LossRow],
-    ) -> (Vec<f32>, Vec<f32>) {
+    ) -> Losses {
         let (c, norm) = (&self.config, self.norm_shape(shape.rows()));
         let (n, d, a, hw) = (shape.rows(), c.width, c.heads * c.head_dim, c.head_width());
         let kv = c.kv_heads * c.head_dim;
@@ -41,8 +42,14 @@ impl Trunk {
         let (w, bias) = (self.layout.norm, self.layout.norm_bias);
         let s = self.head_norm_shape(n);
         b.norm_backward(&bw.d_hidden, &plan.last, params, w, bias, &mut bw.dx, grads, s);
+        let sets = plan.layers.len();
         for (i, w) in self.layout.layers.iter().enumerate().rev() {
-            let l = &plan.layers[i];
+            // the last layer's activations are still there
+            if sets == 1 && i + 1 < c.layers {
+                self.recompute(b, params, i, plan, positions, masks, shape);
+            }
+            let (x, l) = (&plan.inputs[i], &plan.layers[i % sets]);
+            let bw = plan.back.as_mut().expect("a training plan");
             let dy =
                 self.behind(b, params, grads, w.post2, w.down_bias, &l.post[1], &bw.dx, &mut bw.d_post, n);
             b.linear_backward_input(dy, params, w.down, &mut bw.d_act, n, d, c.mlp);
@@ -83,11 +90,12 @@ impl Trunk {
             if let Some(bias) = w.qkv_bias {
                 b.add_bias_backward(d_qkv, grads, bias, n, c.qkv());
             }
-            b.norm(&l.x, params, w.norm1, w.norm1_bias, &mut plan.h, norm, false);
+            b.norm(x, params, w.norm1, w.norm1_bias, &mut plan.h, norm, false);
             b.linear_backward_weight(d_qkv, &plan.h, grads, w.qkv, n, c.qkv(), d);
             b.linear_backward_input(d_qkv, params, w.qkv, &mut bw.dh, n, c.qkv(), d);
-            b.norm_backward(&bw.dh, &l.x, params, w.norm1, w.norm1_bias, &mut bw.dx, grads, norm);
+            b.norm_backward(&bw.dh, x, params, w.norm1, w.norm1_bias, &mut bw.dx, grads, norm);
         }
+        let bw = plan.back.as_ref().expect("a training plan");
         b.embed_backward(ids, &bw.dx, grads, self.layout.embed, c.arch.embed_scale, n, d);
         out
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::page::Fit;
 use super::source::{Source, SourceError, Weights};
-use super::{Layout, Serving, Trunk, family, quant};
+use super::{Keep, Layout, Serving, Trunk, family, quant};
 use crate::config::{Family, ModelConfig};
 use crate::data::Tokenizer;
 
@@ -180,8 +180,8 @@ pub fn inspect(path: &Path) -> Result<Facts, SourceError> {
         facts.family = Some(c.arch.family);
         facts.parameters = Some(c.parameters() as u64);
         let (trunk, layout) = (Trunk::new(c.clone()), Layout::new(&c).total);
-        facts.decode_bytes = Some((4 * layout + trunk.plan_bytes(POSITIONS, false)) as u64);
-        facts.train_bytes = Some((16 * layout + trunk.plan_bytes(POSITIONS, true)) as u64);
+        facts.decode_bytes = Some((4 * layout + trunk.plan_bytes(POSITIONS, Keep::Nothing)) as u64);
+        facts.train_bytes = Some((16 * layout + trunk.plan_bytes(POSITIONS, Keep::Activations)) as u64);
         facts.page = Some(Fit::new(&c));
         facts.shape = Some(c);
     }

@@ -29,4 +29,4 @@ pub use checkpoint::{CheckpointError, LoadedModel, Serving};
 pub use generate::{Request, decode_config, run};
 pub use layout::Layout;
 pub use session::{Session, SessionError};
-pub use trunk::{Cache, Masks, Plan, Shape, Trunk};
+pub use trunk::{Cache, Keep, Masks, Plan, Shape, Trunk};

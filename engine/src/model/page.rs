@@ -22,7 +22,7 @@ use super::family::{self, Part};
 use super::layout::Named;
 use super::quant::{self, BLOCK, BLOCK_BYTES};
 use super::shards::{INDEX, weight_map};
-use super::{Layout, Serving, Trunk};
+use super::{Keep, Layout, Serving, Trunk};
 use crate::config::ModelConfig;
 
 /// Bytes of tensors in a piece, at most.
@@ -87,7 +87,7 @@ pub fn memory(c: &ModelConfig) -> u64 {
     let trunk = Trunk::new(c.clone());
     let cache = 4 * c.layers * n * 2 * c.kv_heads * c.head_dim;
     let rows = 4 * n * (c.head_width() + hilda_kernels::head::STATS + 2 * hilda_kernels::head::MAX_TOP_K);
-    (4 * trunk.layout.total + trunk.plan_bytes(n, false) + cache + rows + 2 * PIECE) as u64
+    (4 * trunk.layout.total + trunk.plan_bytes(n, Keep::Nothing) + cache + rows + 2 * PIECE) as u64
 }
 
 /// What a model is in the page.

@@ -6,9 +6,9 @@
 //! hidden = norm(x)                                    the head reads rows of it
 //! ```
 //! with what a family adds ([`crate::config::Arch`]): biases, norms of query and key heads, norms behind both parts,
-//! another activation, sliding layers. Rows N = batch * length, width D. A training plan keeps per layer x, qkv,
-//! attention output, log-sum-exp, the middle x and gate_up; norms and the activation are recomputed in the backward
-//! pass (two per cent of the time, a quarter of the memory). An inference plan has one set of buffers for all layers.
+//! another activation, sliding layers. Rows N = batch * length, width D. What a plan keeps is its [`Keep`]: per layer x,
+//! qkv, attention output, log-sum-exp, the middle x and gate_up, or x alone, or nothing. Norms and the activation are
+//! always recomputed in the backward pass (two per cent of the time, a quarter of the memory).
 
 use hilda_kernels::head::LossRow;
 use hilda_kernels::{
@@ -46,8 +46,31 @@ pub struct Masks<B: Backend> {
     pub local: Option<B::Mask>,
 }
 
+/// What a forward pass leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// one set of buffers for all layers
+    Nothing,
+    /// every layer's input: the backward pass computes each layer once more before it goes through it (Chen et al.,
+    /// arXiv 1604.06174), with the same operations on the same numbers, so the gradients have the same bits
+    Inputs,
+    /// every layer's activations
+    Activations,
+}
+
+impl Keep {
+    /// Sets of (inputs, activations) for `layers` layers.
+    fn sets(self, layers: usize) -> (usize, usize) {
+        match self {
+            Keep::Nothing => (1, 1),
+            Keep::Inputs => (layers, 1),
+            Keep::Activations => (layers, layers),
+        }
+    }
+}
+
+/// What a layer computes from its input.
 pub(super) struct LayerActs<B: Backend> {
-    pub x: B::Buf,
     /// queries, keys and values before the norms of heads (one value unless the family has those)
     pub raw: B::Buf,
     pub qkv: B::Buf,
@@ -61,6 +84,8 @@ pub(super) struct LayerActs<B: Backend> {
 
 /// Every buffer of a step, allocated once.
 pub struct Plan<B: Backend> {
+    /// input of each layer, or of the one at work
+    pub(super) inputs: Vec<B::Buf>,
     pub(super) layers: Vec<LayerActs<B>>,
     capacity: usize,
     pub(super) h: B::Buf,
@@ -102,6 +127,11 @@ impl Trunk {
 
     /// Buffers for up to `rows` rows; `train` keeps activations of every layer and adds gradients.
     pub fn plan<B: Backend>(&self, b: &B, rows: usize, train: bool) -> Plan<B> {
+        self.plan_keeping(b, rows, if train { Keep::Activations } else { Keep::Nothing })
+    }
+
+    /// As [`Trunk::plan`]; a plan that keeps something has gradients too.
+    pub fn plan_keeping<B: Backend>(&self, b: &B, rows: usize, keep: Keep) -> Plan<B> {
         let c = &self.config;
         let mut total = 0;
         let mut buf = |len: usize| {
@@ -111,9 +141,10 @@ impl Trunk {
         let (n, d, a, hw) = (rows, c.width, c.heads * c.head_dim, c.head_width());
         let on = |flag: bool, len: usize| if flag { len } else { 1 };
         let (raw, post) = (on(c.arch.qk_norm, n * c.qkv()), on(c.arch.sandwich, n * d));
-        let layers = (0..if train { c.layers } else { 1 })
+        let (inputs, sets) = keep.sets(c.layers);
+        let inputs = (0..inputs).map(|_| buf(n * d)).collect();
+        let layers = (0..sets)
             .map(|_| LayerActs {
-                x: buf(n * d),
                 raw: buf(raw),
                 qkv: buf(n * c.qkv()),
                 att: buf(n * a),
@@ -125,7 +156,7 @@ impl Trunk {
             .collect();
         let (h, act, last) = (buf(n * d), buf(n * c.mlp), buf(n * d));
         let mut hidden = buf((n + 1) * hw);
-        let back = train.then(|| Backward {
+        let back = (keep != Keep::Nothing).then(|| Backward {
             dx: buf(n * d),
             dh: buf(n * d),
             d_att: buf(n * a),
@@ -145,19 +176,21 @@ impl Trunk {
             let one: Vec<f32> = (0..(n + 1) * hw).map(|i| f32::from(i % hw == d)).collect();
             b.write(&mut hidden, 0, &one);
         }
-        Plan { layers, capacity: rows, h, act, last, hidden, back, bytes: total }
+        Plan { inputs, layers, capacity: rows, h, act, last, hidden, back, bytes: total }
     }
 
-    /// Bytes of [`Trunk::plan`], before anything is allocated.
-    pub fn plan_bytes(&self, rows: usize, train: bool) -> usize {
+    /// Bytes of [`Trunk::plan_keeping`], before anything is allocated.
+    pub fn plan_bytes(&self, rows: usize, keep: Keep) -> usize {
         let c = &self.config;
         let (n, d, a, hw) = (rows, c.width, c.heads * c.head_dim, c.head_width());
         let on = |flag: bool, len: usize| if flag { len } else { 1 };
         let (raw, post) = (on(c.arch.qk_norm, n * c.qkv()), on(c.arch.sandwich, n * d));
-        let layer = n * (2 * d + c.qkv() + a + c.heads + c.mlp_in()) + raw + 2 * post;
+        let (inputs, sets) = keep.sets(c.layers);
+        let layer = n * (d + c.qkv() + a + c.heads + c.mlp_in()) + raw + 2 * post;
         let once = n * (2 * d + c.mlp) + (n + 1) * hw;
         let back = n * (2 * d + a + c.qkv() + c.mlp_in() + c.mlp + 3 * hw) + raw + post;
-        4 * (if train { c.layers * layer + back } else { layer } + once)
+        let back = if keep == Keep::Nothing { 0 } else { back };
+        4 * (inputs * n * d + sets * layer + once + back)
     }
 
     pub fn cache<B: Backend>(&self, b: &B, capacity: usize) -> Cache<B> {
@@ -273,79 +306,101 @@ impl Trunk {
         mut cache: Option<(&mut Cache<B>, usize, usize)>,
     ) {
         let c = &self.config;
-        let (n, d, a) = (shape.rows(), c.width, c.heads * c.head_dim);
+        let (n, d) = (shape.rows(), c.width);
         assert!(n <= plan.capacity, "plan holds {} rows, asked for {n}", plan.capacity);
-        let kv = c.kv_heads * c.head_dim;
-        let norm = self.norm_shape(n);
-        b.embed(ids, params, self.layout.embed, c.arch.embed_scale, &mut plan.layers[0].x, n, d);
-        let kept = plan.layers.len();
-        for (i, w) in self.layout.layers.iter().enumerate() {
-            let l = &mut plan.layers[i % kept];
+        b.embed(ids, params, self.layout.embed, c.arch.embed_scale, &mut plan.inputs[0], n, d);
+        let (inputs, sets) = (plan.inputs.len(), plan.layers.len());
+        for i in 0..c.layers {
+            let w = &self.layout.layers[i];
+            let l = &mut plan.layers[i % sets];
             let mask = self.mask_of(masks, i);
-            b.norm(&l.x, params, w.norm1, w.norm1_bias, &mut plan.h, norm, false);
-            let heads = self.head_norms(w);
-            let qkv = if heads.is_some() { &mut l.raw } else { &mut l.qkv };
-            b.linear(&plan.h, params, w.qkv, qkv, n, c.qkv(), d, false);
-            if let Some(bias) = w.qkv_bias {
-                b.add_bias(qkv, params, bias, n, c.qkv());
-            }
-            if let Some(heads) = heads {
-                for (count, col, at) in heads {
-                    let s = self.heads_norm_shape(n, count, col);
-                    b.norm(&l.raw, params, at, None, &mut l.qkv, s, false);
-                }
-                b.copy_columns(&l.raw, c.qkv(), a + kv, &mut l.qkv, c.qkv(), a + kv, 0, n, kv);
-            }
-            b.rope(&mut l.qkv, positions, self.rope_shape(n, i));
-            let mut s = self.attention_shape(shape);
-            match &mut cache {
-                None => b.attention(&l.qkv, &l.qkv, mask, &mut l.att, &mut l.lse, s),
-                Some((cache, at, keys)) => {
-                    let store = &mut cache.layers[i];
-                    b.copy_columns(&l.qkv, c.qkv(), a, store, 2 * kv, 0, *at, n, 2 * kv);
-                    (s.k_len, s.kv_stride, s.k_col, s.v_col) = (*keys, 2 * kv, 0, kv);
-                    b.attention(&l.qkv, store, mask, &mut l.att, &mut l.lse, s);
-                }
-            }
-            b.copy(&l.x, 0, &mut l.mid, 0, n * d);
-            self.add_linear(
-                b,
-                params,
-                &l.att,
-                (w.out, w.out_bias, w.post1),
-                &mut l.post[0],
-                &mut l.mid,
-                n,
-                a,
-            );
-            b.norm(&l.mid, params, w.norm2, w.norm2_bias, &mut plan.h, norm, false);
-            b.linear(&plan.h, params, w.gate_up, &mut l.gate_up, n, c.mlp_in(), d, false);
-            if let Some(bias) = w.up_bias {
-                b.add_bias(&mut l.gate_up, params, bias, n, c.mlp_in());
-            }
+            let cache = cache.as_mut().map(|(cache, at, keys)| (&mut cache.layers[i], *at, *keys));
+            self.layer(b, params, i, &plan.inputs[i % inputs], l, &mut plan.h, positions, mask, shape, cache);
             self.activate(b, &l.gate_up, &mut plan.act, n);
-            let last = i + 1 == c.layers;
-            let (head, tail) = plan.layers.split_at_mut(i % kept + 1);
-            let l = &mut head[i % kept];
-            let next = match (last, tail.first_mut()) {
-                (true, _) => &mut plan.last,
-                (false, Some(next)) => &mut next.x,
-                (false, None) => &mut l.x,
-            };
+            let next = if i + 1 == c.layers { &mut plan.last } else { &mut plan.inputs[(i + 1) % inputs] };
             b.copy(&l.mid, 0, next, 0, n * d);
-            self.add_linear(
-                b,
-                params,
-                &plan.act,
-                (w.down, w.down_bias, w.post2),
-                &mut l.post[1],
-                next,
-                n,
-                c.mlp,
-            );
+            let down = (w.down, w.down_bias, w.post2);
+            self.add_linear(b, params, &plan.act, down, &mut l.post[1], next, n, c.mlp);
         }
         let (w, bias) = (self.layout.norm, self.layout.norm_bias);
         b.norm(&plan.last, params, w, bias, &mut plan.hidden, self.head_norm_shape(n), false);
+    }
+
+    /// Layer `i` from its input up to gate_up: everything of `l` but what the feed-forward part adds.
+    #[allow(clippy::too_many_arguments)]
+    fn layer<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Buf,
+        i: usize,
+        x: &B::Buf,
+        l: &mut LayerActs<B>,
+        h: &mut B::Buf,
+        positions: &B::Ids,
+        mask: &B::Mask,
+        shape: Shape,
+        cache: Option<(&mut B::Buf, usize, usize)>,
+    ) {
+        let (c, w) = (&self.config, &self.layout.layers[i]);
+        let (n, d, a) = (shape.rows(), c.width, c.heads * c.head_dim);
+        let kv = c.kv_heads * c.head_dim;
+        let norm = self.norm_shape(n);
+        b.norm(x, params, w.norm1, w.norm1_bias, h, norm, false);
+        let heads = self.head_norms(w);
+        let qkv = if heads.is_some() { &mut l.raw } else { &mut l.qkv };
+        b.linear(h, params, w.qkv, qkv, n, c.qkv(), d, false);
+        if let Some(bias) = w.qkv_bias {
+            b.add_bias(qkv, params, bias, n, c.qkv());
+        }
+        if let Some(heads) = heads {
+            for (count, col, at) in heads {
+                let s = self.heads_norm_shape(n, count, col);
+                b.norm(&l.raw, params, at, None, &mut l.qkv, s, false);
+            }
+            b.copy_columns(&l.raw, c.qkv(), a + kv, &mut l.qkv, c.qkv(), a + kv, 0, n, kv);
+        }
+        b.rope(&mut l.qkv, positions, self.rope_shape(n, i));
+        let mut s = self.attention_shape(shape);
+        match cache {
+            None => b.attention(&l.qkv, &l.qkv, mask, &mut l.att, &mut l.lse, s),
+            Some((store, at, keys)) => {
+                b.copy_columns(&l.qkv, c.qkv(), a, store, 2 * kv, 0, at, n, 2 * kv);
+                (s.k_len, s.kv_stride, s.k_col, s.v_col) = (keys, 2 * kv, 0, kv);
+                b.attention(&l.qkv, store, mask, &mut l.att, &mut l.lse, s);
+            }
+        }
+        b.copy(x, 0, &mut l.mid, 0, n * d);
+        let out = (w.out, w.out_bias, w.post1);
+        self.add_linear(b, params, &l.att, out, &mut l.post[0], &mut l.mid, n, a);
+        b.norm(&l.mid, params, w.norm2, w.norm2_bias, h, norm, false);
+        b.linear(h, params, w.gate_up, &mut l.gate_up, n, c.mlp_in(), d, false);
+        if let Some(bias) = w.up_bias {
+            b.add_bias(&mut l.gate_up, params, bias, n, c.mlp_in());
+        }
+    }
+
+    /// Fills the activations of layer `i` again from its kept input, as the forward pass computed them.
+    pub(super) fn recompute<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Buf,
+        i: usize,
+        plan: &mut Plan<B>,
+        positions: &B::Ids,
+        masks: &Masks<B>,
+        shape: Shape,
+    ) {
+        let (l, mask, n) = (&mut plan.layers[0], self.mask_of(masks, i), shape.rows());
+        self.layer(b, params, i, &plan.inputs[i], l, &mut plan.h, positions, mask, shape, None);
+        let (c, w) = (&self.config, &self.layout.layers[i]);
+        if w.post2.is_some() {
+            // the norm behind the feed-forward part needs what that part gave
+            self.activate(b, &l.gate_up, &mut plan.act, n);
+            b.linear(&plan.act, params, w.down, &mut l.post[1], n, c.width, c.mlp, false);
+            if let Some(bias) = w.down_bias {
+                b.add_bias(&mut l.post[1], params, bias, n, c.width);
+            }
+        }
     }
 
     /// y += W x + b, or y += norm(W x + b), whose argument is kept in `post`.
@@ -386,7 +441,8 @@ impl Trunk {
         b.write_ids(&mut index, hidden_rows);
         let mut gathered = b.buf(hidden_rows.len() * hw);
         b.gather(&plan.hidden, &index, &mut gathered, hidden_rows.len(), hw);
-        b.head_loss(&gathered, params, self.layout.head, rows, &c.forbid, hw, None)
+        let out = b.head_loss(&gathered, params, self.layout.head, rows, &c.forbid, hw, None);
+        (out.log_p, out.entropy)
     }
 
     /// (query, key) pairs that the masks leave to compute, summed over the layers.

@@ -155,7 +155,8 @@ mod tests {
         let params: Vec<f32> =
             trunk.layout.init(&shape, 11).iter().map(|x| if *x == 1.0 { 1.0 } else { 12.0 * x }).collect();
         let x: Vec<u32> = vec![2, 4, 3, 8, 5, 6, 7, 2];
-        let data = Packed { rows: x.repeat(64), length: L, eos: 0, documents: 64, tokens: 64 * L };
+        let data =
+            Packed { rows: x.repeat(64), length: L, eos: 0, documents: 64, tokens: 64 * L, answers: vec![] };
         let rows: Vec<Row> = (0..64).map(|i| data.row(i)).collect();
         let pick = Pick { column: COLUMN, kind: Kind::Replaced, weight: 1.0 };
         let wrong = RowPlan { noisy: x.clone(), picks: vec![pick], counted: L - 1 };
@@ -168,8 +169,7 @@ mod tests {
         let m = build(&rows[..1], &[masked], norm);
         let masks = trunk.masks(&Cpu, m.rule, 1, &m.places, &m.places);
         trunk.forward(&Cpu, &params, &mut plan, &m.ids, &m.positions(), &masks, m.shape, None);
-        let targets: Vec<LossRow> =
-            (0..9).map(|target| LossRow { target, d_log_p: 0.0, d_entropy: 0.0 }).collect();
+        let targets: Vec<LossRow> = (0..9).map(|target| LossRow { target, ..Default::default() }).collect();
         let (log_p, _) = trunk.log_probs(&Cpu, &params, &plan, &[m.hidden_rows[0]; 9], &targets);
 
         let (mut seen, steps) = ([0f64; 9], 40);

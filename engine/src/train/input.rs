@@ -43,7 +43,12 @@ pub fn read(
     Ok(Input { tokenizer: l.tokenizer, train: l.train, valid: l.valid, bytes_per_token, shape })
 }
 
-/// Mean UTF-8 bytes of the rows' tokens.
+/// Mean UTF-8 bytes of the rows' tokens, of answers where there are any.
 pub fn bytes_per_token(tokenizer: &Tokenizer, rows: &Packed) -> f64 {
-    tokenizer.text_bytes(&rows.rows) as f64 / rows.rows.len().max(1) as f64
+    if rows.answers.is_empty() {
+        return tokenizer.text_bytes(&rows.rows) as f64 / rows.rows.len().max(1) as f64;
+    }
+    let scored: Vec<u32> =
+        rows.rows.iter().zip(&rows.answers).filter(|(_, a)| **a).map(|(t, _)| *t).collect();
+    tokenizer.text_bytes(&scored) as f64 / scored.len().max(1) as f64
 }

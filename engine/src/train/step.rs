@@ -2,7 +2,7 @@
 
 use hilda_kernels::Train;
 use hilda_kernels::adam::AdamStep;
-use hilda_kernels::head::{LossRow, RowHead, STATS};
+use hilda_kernels::head::{LossRow, Losses, RowHead, STATS};
 
 use super::drafts::{self, Scratch, draft};
 use super::schedule::phase_of;
@@ -11,7 +11,7 @@ use crate::data::{Packed, Row, places};
 use crate::diffusion::batch::{Normaliser, assemble, assemble_views, causal, causal_count, whole};
 use crate::diffusion::{Corruption, Micro, RowPlan};
 use crate::model::lora::{self, Adapter};
-use crate::model::{Plan, Trunk};
+use crate::model::{Keep, Plan, Trunk};
 use hilda_kernels::rng::{Rng, Stream};
 use hilda_kernels::{Base, HeadJob, Place};
 
@@ -58,21 +58,22 @@ pub struct StepReport {
 
 impl<B: Train> Learner<B> {
     pub fn new(backend: B, trunk: Trunk, params: &[f32], plan_rows: usize) -> Self {
-        Learner::adapted(backend, trunk, params, plan_rows, None)
+        Learner::adapted(backend, trunk, params, plan_rows, Keep::Activations, None)
     }
 
-    /// As [`Learner::new`]; with an adapter only that is trained and `params` stay.
+    /// As [`Learner::new`], with a plan of another kind; with an adapter only that is trained and `params` stay.
     pub fn adapted(
         backend: B,
         trunk: Trunk,
         params: &[f32],
         plan_rows: usize,
+        keep: Keep,
         adapter: Option<Adapter>,
     ) -> Self {
         let n = trunk.layout.total;
         let mut p = backend.buf(n);
         backend.write(&mut p, 0, params);
-        let plan = trunk.plan(&backend, plan_rows, true);
+        let plan = trunk.plan_keeping(&backend, plan_rows, keep);
         let trained = adapter.as_ref().map_or(n, |a| a.theta.len());
         let (grads, m, v) = (backend.buf(n), backend.buf(trained), backend.buf(trained));
         let lora = adapter.map(|adapter| {
@@ -159,7 +160,7 @@ impl<B: Train> Learner<B> {
                 &sharpened
             }
         };
-        let (log_p, entropy) = self.trunk.backward(
+        let out = self.trunk.backward(
             b,
             &self.params,
             &mut self.grads,
@@ -171,8 +172,7 @@ impl<B: Train> Learner<B> {
             &micro.hidden_rows,
             rows,
         );
-        let sure: f64 = rows.iter().zip(&entropy).map(|(r, h)| r.d_entropy as f64 * *h as f64).sum();
-        (micro.value(&log_p) + sure, flops)
+        (value(rows, &out), flops)
     }
 
     /// Clears gradients.
@@ -257,7 +257,7 @@ impl<B: Train> Learner<B> {
             return (micro_batches(config, &self.trunk, phase, rows, step), 0.0);
         }
         let (process, block) = corruption(config, &self.trunk, phase, step);
-        let mut plans = corrupt(&process, &config.data.packing, rows, block, step);
+        let mut plans = corrupt(&process.on(rows), &config.data.packing, rows, block, step);
         let build = builder(config, phase, block, step);
         let (b, trunk) = (&self.backend, &self.trunk);
         let scratch = self.drafts.get_or_insert_with(|| Scratch::new(b, trunk, draft_rows(config)));
@@ -265,6 +265,16 @@ impl<B: Train> Learner<B> {
             draft(b, trunk, &self.params, &mut self.plan, scratch, config, rows, &build, &mut plans, step);
         (cut(config, phase, rows, &plans, build), flops)
     }
+}
+
+/// A loss from what the head said of its rows: every term is linear in it.
+fn value(rows: &[LossRow], out: &Losses) -> f64 {
+    let each = rows.iter().zip(out.log_p.iter().zip(&out.entropy).zip(&out.divergence));
+    each.map(|(r, ((l, h), d))| {
+        let weight = r.mixture.map_or(0.0, |m| m.weight);
+        r.d_log_p as f64 * *l as f64 + r.d_entropy as f64 * *h as f64 + weight as f64 * *d as f64
+    })
+    .sum()
 }
 
 /// The head's requests with dL / d entropy where the most probable token is the target: the choice is a constant, the
@@ -345,13 +355,18 @@ pub fn planned_bytes(config: &RunConfig, trunk: &Trunk) -> usize {
     };
     let drafting = config.phases.iter().any(draws);
     let drafts = if drafting { drafts::bytes(trunk, draft_rows(config)) } else { 0 };
-    4 * state + trunk.plan_bytes(plan_rows(config), true) + drafts
+    4 * state + trunk.plan_bytes(plan_rows(config), keep(config)) + drafts
 }
 
 /// Hidden rows a training plan needs.
 pub fn plan_rows(config: &RunConfig) -> usize {
     let streams = config.phases.iter().map(Phase::streams).max().unwrap_or(1);
     micro_rows(config) * config.data.packing.length * streams
+}
+
+/// What the forward passes of a run leave for its backward passes.
+pub fn keep(config: &RunConfig) -> Keep {
+    if config.memory.recompute { Keep::Inputs } else { Keep::Activations }
 }
 
 /// The micro-batches of a step: corruption is drawn for the global batch, then cut.
@@ -370,6 +385,7 @@ pub fn micro_batches(
         return rows.chunks(micro).map(|c| causal(c, packing, norm)).collect();
     }
     let (process, block) = corruption(config, trunk, phase, step);
+    let process = process.on(rows);
     let plans = corrupt(&process, packing, rows, block, step);
     if !phase.complementary {
         return cut(config, phase, rows, &plans, builder(config, phase, block, step));
@@ -409,7 +425,9 @@ pub fn corruption(
         weighting: phase.weighting,
         shift: phase.shift,
         edit: phase.edit,
+        hybrid: phase.hybrid,
         scope: phase.scope(),
+        answers: vec![],
     };
     (process, (block > 0).then_some(block))
 }

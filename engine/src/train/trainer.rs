@@ -9,7 +9,7 @@ use super::checkpoint::{self, Counters, SaveError};
 use super::folder::{FolderError, RunFolder};
 use super::input::Input;
 use super::schedule::{phase_of, rate};
-use super::step::{Learner, plan_rows};
+use super::step::{Learner, keep, plan_rows};
 use crate::config::{ConfigError, EmaPolicy, ModelConfig, Objective, OptimiserPolicy, RunConfig};
 use crate::decode::Attention;
 use crate::diffusion::likelihood::{self, Estimator, Evaluation};
@@ -103,7 +103,7 @@ pub fn serving_of(config: &RunConfig, phase: usize) -> Serving {
         block_size,
         shift: last.shift || last.objective == Objective::Ar,
         infill: block_size == 0 || sizes.contains(&0),
-        edits: last.edit.is_some(),
+        edits: last.edits(),
     }
 }
 
@@ -112,6 +112,9 @@ pub fn estimator(config: &RunConfig, phase: usize) -> Estimator {
     let p = &config.phases[phase];
     let k = config.eval.k;
     let block = p.block_size.as_ref().and_then(|b| b.list().into_iter().filter(|b| *b > 0).min());
+    if let Some(h) = &p.hybrid {
+        return Estimator::Hybrid { p_uniform: h.p_uniform, loo: false, block: block.unwrap_or(0), k };
+    }
     match (p.objective, block) {
         (Objective::Ar, _) => Estimator::Ar,
         (Objective::Block, Some(block)) => Estimator::NelboBlock { block, k },
@@ -136,7 +139,7 @@ pub fn train<B: Train + Clone>(
         Some(_) => vec![0.0; trunk.layout.total],
     };
     let adapter = config.lora.as_ref().map(|l| Adapter::new(&trunk.config, &trunk.layout, l, config.seed));
-    let mut learner = Learner::adapted(backend, trunk, &params, plan_rows(config), adapter);
+    let mut learner = Learner::adapted(backend, trunk, &params, plan_rows(config), keep(config), adapter);
     drop(params);
     let before = RunFolder::status(&path)?;
     let mut counters = Counters::default();

@@ -1,11 +1,11 @@
 //! The CPU back end: buffers are vectors, operations run at once.
 
-use super::{At, AttentionShape, Backend, HeadJob, RopeShape, Train};
+use super::{At, AttentionShape, Backend, HeadJob, RopeShape, TeacherRows, Train};
 use crate::adam::{AdamStep, adamw};
 use crate::attention::rule::{MaskRule, Place};
 use crate::attention::{Tiles, attention, attention_backward};
 use crate::glu::Gate;
-use crate::head::{self, LossRow};
+use crate::head::{self, LossRow, Losses, Teacher};
 use crate::norm::NormShape;
 use crate::{bias, embed, gelu, gemm, glu, norm, reduce, rope};
 
@@ -78,6 +78,21 @@ impl Backend for Cpu {
         width: usize,
     ) {
         embed::gather(tensor(params, table), &ids[..rows], scale, &mut out[..rows * width], width);
+    }
+    fn embed_mix(
+        &self,
+        ids: &Vec<u32>,
+        weights: &Vec<f32>,
+        params: &Vec<f32>,
+        table: At,
+        scale: f32,
+        out: &mut Vec<f32>,
+        rows: usize,
+        k: usize,
+        width: usize,
+    ) {
+        let (ids, weights) = (&ids[..rows * k], &weights[..rows * k]);
+        embed::mix(tensor(params, table), ids, weights, scale, &mut out[..rows * width], width);
     }
     fn norm(
         &self,
@@ -228,6 +243,24 @@ impl Train for Cpu {
     ) {
         embed::scatter_add(&d[..rows * width], &ids[..rows], scale, tensor_mut(grads, table), width);
     }
+    fn embed_mix_backward(
+        &self,
+        ids: &Vec<u32>,
+        weights: &Vec<f32>,
+        d: &Vec<f32>,
+        params: &Vec<f32>,
+        table: At,
+        scale: f32,
+        d_weights: &mut Vec<f32>,
+        grads: &mut Vec<f32>,
+        rows: usize,
+        k: usize,
+        width: usize,
+    ) {
+        let (ids, d, n) = (&ids[..rows * k], &d[..rows * width], rows * k);
+        embed::mix_weights(tensor(params, table), ids, d, scale, &mut d_weights[..n], width);
+        embed::mix_table(ids, &weights[..n], d, scale, tensor_mut(grads, table), width);
+    }
     fn scatter(&self, d: &Vec<f32>, rows: &Vec<u32>, out: &mut Vec<f32>, n: usize, width: usize) {
         out.fill(0.0);
         embed::scatter_add(&d[..n * width], &rows[..n], 1.0, out, width);
@@ -241,11 +274,25 @@ impl Train for Cpu {
         forbid: &[u32],
         width: usize,
         backward: Option<(&mut Vec<f32>, &mut Vec<f32>)>,
-    ) -> (Vec<f32>, Vec<f32>) {
-        let (mut lp, mut en) = (vec![0.0; rows.len()], vec![0.0; rows.len()]);
+    ) -> Losses {
         let backward = backward.map(|(dh, g)| (&mut dh[..], tensor_mut(g, table)));
-        head::loss(hidden, tensor(params, table), rows, forbid, width, &mut lp, &mut en, backward);
-        (lp, en)
+        head::loss(hidden, tensor(params, table), rows, forbid, width, backward)
+    }
+    fn head_distill(
+        &self,
+        hidden: &Vec<f32>,
+        params: &Vec<f32>,
+        table: At,
+        width: usize,
+        t: TeacherRows<'_, Vec<f32>>,
+        slopes: &[f32],
+        forbid: &[u32],
+        temperature: f32,
+        backward: Option<(&mut Vec<f32>, &mut Vec<f32>)>,
+    ) -> Vec<f32> {
+        let backward = backward.map(|(dh, g)| (&mut dh[..], tensor_mut(g, table)));
+        let teacher = Teacher { hidden: t.hidden, table: tensor(t.params, t.table), width: t.width };
+        head::distill(hidden, tensor(params, table), width, teacher, slopes, forbid, temperature, backward)
     }
     fn pairs(&self, mask: &Tiles, batch: usize) -> u64 {
         mask.pairs(batch)

@@ -14,7 +14,7 @@ pub mod web;
 use crate::adam::AdamStep;
 use crate::attention::rule::{MaskRule, Place};
 use crate::glu::Gate;
-use crate::head::LossRow;
+use crate::head::{LossRow, Losses};
 use crate::norm::NormShape;
 
 /// A tensor inside a buffer: `len` values from `offset`. Offsets are multiples of 64 (WebGPU binds at 256 bytes).
@@ -71,6 +71,23 @@ pub struct HeadJob {
     pub forbid: Vec<u32>,
 }
 
+/// The hidden rows [rows, width] of a teacher and its table of the same vocabulary.
+#[derive(Debug)]
+pub struct TeacherRows<'a, Buf> {
+    pub hidden: &'a Buf,
+    pub params: &'a Buf,
+    pub table: At,
+    pub width: usize,
+}
+
+// derived, these would ask the same of Buf
+impl<Buf> Copy for TeacherRows<'_, Buf> {}
+impl<Buf> Clone for TeacherRows<'_, Buf> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
 /// Forward operations. Everything is asynchronous in spirit: a GPU back end may only record here and run at
 /// the next read; reads are therefore not part of the trait (each device has its own `read`).
 pub trait Backend {
@@ -114,6 +131,20 @@ pub trait Backend {
         scale: f32,
         out: &mut Self::Buf,
         rows: usize,
+        width: usize,
+    );
+    /// Soft embeddings: out[r] = scale sum_k weights[r, k] table[ids[r, k]]; ids and weights are [rows, k].
+    #[allow(clippy::too_many_arguments)]
+    fn embed_mix(
+        &self,
+        ids: &Self::Ids,
+        weights: &Self::Buf,
+        params: &Self::Buf,
+        table: At,
+        scale: f32,
+        out: &mut Self::Buf,
+        rows: usize,
+        k: usize,
         width: usize,
     );
     /// y = norm(x) w + b (+ y if `accumulate`), see [`crate::norm`]
@@ -250,9 +281,24 @@ pub trait Train: Backend {
         rows: usize,
         width: usize,
     );
+    /// d_weights[r, k] = scale <d[r], table[ids[r, k]]>; grads[table][ids[r, k]] += scale weights[r, k] d[r]
+    fn embed_mix_backward(
+        &self,
+        ids: &Self::Ids,
+        weights: &Self::Buf,
+        d: &Self::Buf,
+        params: &Self::Buf,
+        table: At,
+        scale: f32,
+        d_weights: &mut Self::Buf,
+        grads: &mut Self::Buf,
+        rows: usize,
+        k: usize,
+        width: usize,
+    );
     /// out = 0; out[rows[i]] += d[i]: the gradient of `gather`
     fn scatter(&self, d: &Self::Buf, rows: &Self::Ids, out: &mut Self::Buf, n: usize, width: usize);
-    /// Log-probability of the target and entropy per row; with `backward` = (d_hidden, grads) the head's backward
+    /// Log-probability of the target, entropy and divergence per row; with `backward` = (d_hidden, grads) the head's backward
     /// pass runs on the same tiles (see [`crate::head::loss`]).
     fn head_loss(
         &self,
@@ -263,7 +309,21 @@ pub trait Train: Backend {
         forbid: &[u32],
         width: usize,
         backward: Option<(&mut Self::Buf, &mut Self::Buf)>,
-    ) -> (Vec<f32>, Vec<f32>);
+    ) -> Losses;
+    /// KL(teacher || head) per row at `temperature`, `slopes` = dL / dKL; with `backward` = (d_hidden, grads) the gradient
+    /// of the head's own side (see [`crate::head::distill`]).
+    fn head_distill(
+        &self,
+        hidden: &Self::Buf,
+        params: &Self::Buf,
+        table: At,
+        width: usize,
+        teacher: TeacherRows<'_, Self::Buf>,
+        slopes: &[f32],
+        forbid: &[u32],
+        temperature: f32,
+        backward: Option<(&mut Self::Buf, &mut Self::Buf)>,
+    ) -> Vec<f32>;
     /// (query, key) pairs that the mask leaves to compute, for FLOP counts
     fn pairs(&self, mask: &Self::Mask, batch: usize) -> u64;
     fn zero(&self, x: &mut Self::Buf);

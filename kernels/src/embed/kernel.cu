@@ -1,4 +1,4 @@
-// Rows by index: gathering, and the gradient that adds rows into a table.
+// Rows by index and mixtures of rows (`embed/mix.rs`): gathering, and the gradients that add rows into a table.
 //
 // The order of a sum decides its bits, so no float atomics: the block of row r does the work of a whole id if r is
 // the id's first row, else it ends. It finds the id's rows by scanning `ids`, 4 bytes a row that stay in the L2, and
@@ -33,12 +33,64 @@ extern "C" __global__ void __launch_bounds__(256)
   gather<4>(table, ids, out, rows, width, table_rows, scale);
 }
 
+/// Soft embeddings: out[r, i] = scale sum_k weights[r, k] table[ids[r, k], i]; ids and weights [rows, k]
+template <int V>
+__device__ __forceinline__ void mix(const float* table, const unsigned* ids, const float* weights, float* out, int rows,
+                                    int k, int width, unsigned table_rows, float scale) {
+  int packs = width / V;
+  size_t total = static_cast<size_t>(rows) * packs;
+  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < total;
+       i += static_cast<size_t>(gridDim.x) * blockDim.x) {
+    int row = i / packs, at = i % packs * V;
+    Pack<V> sum = {};
+    for (int j = 0; j < k; j++) {
+      size_t which = static_cast<size_t>(row) * k + j;
+      unsigned id = ids[which];
+      if (id >= table_rows) continue;
+      Pack<V> v = Pack<V>::load(table + static_cast<size_t>(id) * width + at);
+      float w = weights[which] * scale;
+#pragma unroll
+      for (int e = 0; e < V; e++) sum.x[e] += v.x[e] * w;
+    }
+    sum.store(out + static_cast<size_t>(row) * width + at);
+  }
+}
+extern "C" __global__ void __launch_bounds__(256)
+    mix_rows(const float* __restrict__ table, const unsigned* __restrict__ ids, const float* __restrict__ weights,
+             float* __restrict__ out, int rows, int k, int width, unsigned table_rows, float scale) {
+  mix<1>(table, ids, weights, out, rows, k, width, table_rows, scale);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    mix_rows_wide(const float* __restrict__ table, const unsigned* __restrict__ ids, const float* __restrict__ weights,
+                  float* __restrict__ out, int rows, int k, int width, unsigned table_rows, float scale) {
+  mix<4>(table, ids, weights, out, rows, k, width, table_rows, scale);
+}
+
+/// d_weights[n] = scale <d[n / k], table[ids[n]]>, one warp a weight
+extern "C" __global__ void __launch_bounds__(256)
+    mix_weights(const float* __restrict__ table, const unsigned* __restrict__ ids, const float* __restrict__ d,
+                float* __restrict__ d_weights, int count, int k, int width, unsigned table_rows, float scale) {
+  int warps = gridDim.x * 8;
+  for (int n = blockIdx.x * 8 + threadIdx.x / 32; n < count; n += warps) {
+    unsigned id = ids[n];
+    float sum = 0.0f;
+    if (id < table_rows) {
+      const float* row = table + static_cast<size_t>(id) * width;
+      const float* slope = d + static_cast<size_t>(n / k) * width;
+      for (int i = threadIdx.x % 32; i < width; i += 32) sum = fmaf(row[i], slope[i], sum);
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) d_weights[n] = scale * sum;
+  }
+}
+
 constexpr int THREADS = 128, WARPS = THREADS / 32;
 
-/// table[ids[r]] += scale d[r]; block (row, columns THREADS V y ..)
+/// table[ids[r]] += scale d[r], or scale weights[r] d[r / per]; block (row, columns THREADS V y ..)
 template <int V>
-__device__ __forceinline__ void scatter_add(unsigned* matches, const float* d, const unsigned* ids, float* table,
-                                            int rows, int width, unsigned table_rows, float scale) {
+__device__ __forceinline__ void scatter_add(unsigned* matches, const float* d, const unsigned* ids,
+                                            const float* weights, float* table, int rows, int per, int width,
+                                            unsigned table_rows, float scale) {
   int first = blockIdx.x, col = (blockIdx.y * THREADS + threadIdx.x) * V;
   unsigned id = ids[first];
   if (id >= table_rows) return;
@@ -58,9 +110,10 @@ __device__ __forceinline__ void scatter_add(unsigned* matches, const float* d, c
       for (unsigned left = matches[w]; left != 0; left &= left - 1) {
         int row = r0 + 32 * w + __ffs(left) - 1;
         if (col >= width) continue;
-        Pack<V> v = Pack<V>::load(d + static_cast<size_t>(row) * width + col);
+        float by = weights ? weights[row] * scale : scale;
+        Pack<V> v = Pack<V>::load(d + static_cast<size_t>(row / per) * width + col);
 #pragma unroll
-        for (int e = 0; e < V; e++) sum.x[e] += v.x[e] * scale;
+        for (int e = 0; e < V; e++) sum.x[e] += v.x[e] * by;
       }
     }
     __syncthreads();
@@ -68,14 +121,15 @@ __device__ __forceinline__ void scatter_add(unsigned* matches, const float* d, c
   if (col < width) sum.store(to);
 }
 extern "C" __global__ void __launch_bounds__(THREADS)
-    scatter_add_rows(const float* __restrict__ d, const unsigned* __restrict__ ids, float* __restrict__ table,
-                     int rows, int width, unsigned table_rows, float scale) {
+    scatter_add_rows(const float* __restrict__ d, const unsigned* __restrict__ ids, const float* __restrict__ weights,
+                     float* __restrict__ table, int rows, int per, int width, unsigned table_rows, float scale) {
   __shared__ unsigned matches[WARPS];
-  scatter_add<1>(matches, d, ids, table, rows, width, table_rows, scale);
+  scatter_add<1>(matches, d, ids, weights, table, rows, per, width, table_rows, scale);
 }
 extern "C" __global__ void __launch_bounds__(THREADS)
-    scatter_add_rows_wide(const float* __restrict__ d, const unsigned* __restrict__ ids, float* __restrict__ table,
-                          int rows, int width, unsigned table_rows, float scale) {
+    scatter_add_rows_wide(const float* __restrict__ d, const unsigned* __restrict__ ids,
+                          const float* __restrict__ weights, float* __restrict__ table, int rows, int per, int width,
+                          unsigned table_rows, float scale) {
   __shared__ unsigned matches[WARPS];
-  scatter_add<4>(matches, d, ids, table, rows, width, table_rows, scale);
+  scatter_add<4>(matches, d, ids, weights, table, rows, per, width, table_rows, scale);
 }

@@ -3,7 +3,10 @@
 
 use crate::par;
 
+mod mix;
 pub mod reference;
+
+pub use mix::{mix, mix_table, mix_weights};
 
 /// out[r] = scale table[ids[r]], [rows, width]. Ids must be inside the table (checked).
 pub fn gather(table: &[f32], ids: &[u32], scale: f32, out: &mut [f32], width: usize) {

@@ -53,30 +53,119 @@ __device__ __forceinline__ void forbid(float* z, const unsigned* ids, int count)
   __syncthreads();
 }
 
-/// rows [n, 3]: target (bits), dL / d ln p(target), dL / d entropy. With `backward` z becomes dL / dz:
-/// dz_j = c ([j = target] - p_j) - e p_j (ln p_j + entropy).
+/// Sum over the block in a fixed order, once a kernel; every thread returns the same.
+__device__ __forceinline__ float2 block_sum(float2 v, float2* shared) {
+  v = make_float2(warp_sum(v.x), warp_sum(v.y));
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = v;
+  __syncthreads();
+  v = shared[0];
+  for (int w = 1; w < WARPS; w++) v = make_float2(v.x + shared[w].x, v.y + shared[w].y);
+  return v;
+}
+
+/// What a row's noise adds to the loss (`head/mixture.rs`).
+struct Mixed {
+  float divergence;
+  /// sum of p g, and p g of the target and of the observed symbol beyond what every symbol has
+  float mean, at_target, at_observed;
+};
+
+__device__ __forceinline__ Mixed mixed(const float* z, int vocab, float lse, int target, float alpha, float beta,
+                                       int observed, float2* shared) {
+  float a = alpha / beta;
+  float2 sums = make_float2(0.0f, 0.0f);
+  for (int v = threadIdx.x; v < vocab; v += THREADS) {
+    float p = expf(z[v] - lse);
+    sums.x += log1pf(a * p);
+    sums.y += p * beta / (alpha * p + beta);
+  }
+  sums = block_sum(sums, shared);
+  float p = expf(z[target] - lse), q = alpha * p + beta;
+  Mixed m;
+  m.divergence = (alpha + beta) * logf((alpha + beta) / q) - beta * fmaxf(sums.x - log1pf(a * p), 0.0f);
+  m.at_target = -p * alpha * alpha / q;
+  m.mean = m.at_target - alpha * sums.y;
+  m.at_observed = 0.0f;
+  if (observed >= 0) {
+    float p = expf(z[observed] - lse), q = alpha * p + beta;
+    float r = (observed == target ? alpha + beta : beta) / q;
+    // neither r near 1 nor r near 0 may lose its digits
+    m.divergence += (r - 1.0f) - (r > 0.5f ? log1pf(r - 1.0f) : logf(r));
+    m.at_observed = p * alpha * (1.0f - r) / q;
+    m.mean += m.at_observed;
+  }
+  return m;
+}
+
+/// rows [n, 7]: target (bits), c = dL / d ln p(target), e = dL / d entropy, then the noise: alpha, beta, the observed
+/// symbol (bits, -1 = none) and its weight w, beta = 0 where there is none. With `backward` z becomes dL / dz:
+/// dz_j = c ([j = target] - p_j) - e p_j (ln p_j + entropy) + w p_j (g_j - mean).
 extern "C" __global__ void __launch_bounds__(THREADS)
     head_loss(float* z, const float* __restrict__ rows, const unsigned* __restrict__ forbidden, int n_forbidden,
-              float* __restrict__ log_p, float* __restrict__ entropies, int vocab, int backward) {
+              float* __restrict__ log_p, float* __restrict__ entropies, float* __restrict__ divergences, int vocab,
+              int backward) {
   __shared__ Moments shared[WARPS];
+  __shared__ float2 pairs[WARPS];
   int row = blockIdx.x;
   z += static_cast<size_t>(row) * vocab;
   forbid(z, forbidden, n_forbidden);
   Moments m = moments<false>(z, vocab, 1.0f, shared);
-  int target = __float_as_int(rows[3 * row]);
-  float c = rows[3 * row + 1], e = rows[3 * row + 2];
+  rows += 7 * row;
+  int target = __float_as_int(rows[0]), observed = __float_as_int(rows[5]);
+  float c = rows[1], e = rows[2], alpha = rows[3], beta = rows[4], w = rows[6];
   float log_s = logf(m.s), lse = m.top + log_s, entropy = fmaxf(log_s - m.t / m.s, 0.0f);
+  Mixed noise = {0.0f, 0.0f, 0.0f, 0.0f};
+  if (beta > 0.0f) noise = mixed(z, vocab, lse, target, alpha, beta, observed, pairs);
   if (threadIdx.x == 0) {
     log_p[row] = z[target] - lse;
     entropies[row] = entropy;
+    divergences[row] = noise.divergence;
   }
   if (!backward) return;
   __syncthreads();
   for (int v = threadIdx.x; v < vocab; v += THREADS) {
-    float x = z[v], l = fmaxf(x - lse, -100.0f);
-    float d = -expf(l) * (c + e * (l + entropy)) + (v == target ? c : 0.0f);
+    float x = z[v], l = fmaxf(x - lse, -100.0f), p = expf(l);
+    float d = -p * (c + e * (l + entropy)) + (v == target ? c : 0.0f);
+    if (beta > 0.0f) {
+      d -= w * p * (alpha * beta / (alpha * p + beta) + noise.mean);
+      d += w * ((v == target ? noise.at_target : 0.0f) + (v == observed ? noise.at_observed : 0.0f));
+    }
     z[v] = x == negative_infinity() ? 0.0f : d;
   }
+}
+
+/// Distillation (`head/distill.rs`): KL(softmax(t / T) || softmax(z / T)) of every row of two tiles of logits, inverse =
+/// 1 / T. With `backward` z becomes slope (p - q) / T.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    head_distill(float* z, float* t, const float* __restrict__ slopes, const unsigned* __restrict__ forbidden,
+                 int n_forbidden, float* __restrict__ divergences, int vocab, float inverse, int backward) {
+  __shared__ Moments shared[WARPS];
+  __shared__ float2 pairs[WARPS];
+  int row = blockIdx.x;
+  z += static_cast<size_t>(row) * vocab;
+  t += static_cast<size_t>(row) * vocab;
+  forbid(z, forbidden, n_forbidden);
+  forbid(t, forbidden, n_forbidden);
+  // every thread goes on with the values it scales here
+  for (int v = threadIdx.x; v < vocab; v += THREADS) {
+    z[v] *= inverse;
+    t[v] *= inverse;
+  }
+  Moments m = moments<false>(z, vocab, 1.0f, shared);
+  float lse = m.top + logf(m.s);
+  __syncthreads();
+  m = moments<false>(t, vocab, 1.0f, shared);
+  float teacher = m.top + logf(m.s);
+  float2 sum = make_float2(0.0f, 0.0f);
+  for (int v = threadIdx.x; v < vocab; v += THREADS) {
+    float l = fmaxf(z[v] - lse, -100.0f), k = fmaxf(t[v] - teacher, -100.0f);
+    sum.x += expf(k) * (k - l);
+  }
+  sum = block_sum(sum, pairs);
+  if (threadIdx.x == 0) divergences[row] = fmaxf(sum.x, 0.0f);
+  if (!backward) return;
+  float c = slopes[row] * inverse;
+  for (int v = threadIdx.x; v < vocab; v += THREADS) z[v] = c * (expf(z[v] - lse) - expf(t[v] - teacher));
 }
 
 // ---- ranking: the largest (value, lowest id) as one 64-bit number ----

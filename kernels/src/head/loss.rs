@@ -2,9 +2,11 @@
 //!
 //! With z = hidden table^T, p = softmax(z) (forbidden ids excluded), y the target and H the entropy:
 //! dL/dz_j = c ([j = y] - p_j) - e p_j (ln p_j + H), where c = dL / d ln p_y and e = dL / dH.
-//! Logits exist for one tile of rows at a time; forward and backward of a tile share them.
+//! Logits exist for one tile of rows at a time; forward and backward of a tile share them. A row may carry a term over
+//! the whole vocabulary besides ([`super::mixture`]).
 
 use super::cpu::{TILE_VALUES, lse_entropy, maximum};
+use super::mixture::{Mixture, divergence};
 use crate::gemm::{Mat, Threads, gemm, scratch};
 use crate::{par, simd, simd::exp};
 
@@ -16,6 +18,25 @@ pub struct LossRow {
     pub d_log_p: f32,
     /// dL / d entropy
     pub d_entropy: f32,
+    /// a divergence under mixed noise, with its own weight
+    pub mixture: Option<Mixture>,
+}
+
+/// What the head says of the rows of a loss, each [rows].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Losses {
+    /// ln p of the target
+    pub log_p: Vec<f32>,
+    /// nats
+    pub entropy: Vec<f32>,
+    /// D of rows with a mixture, 0 of others
+    pub divergence: Vec<f32>,
+}
+
+impl Losses {
+    pub fn zeros(rows: usize) -> Losses {
+        Losses { log_p: vec![0.0; rows], entropy: vec![0.0; rows], divergence: vec![0.0; rows] }
+    }
 }
 
 simd! {
@@ -28,7 +49,7 @@ simd! {
     }
 }
 
-/// Forward: `log_p` and `entropy` [rows] of each row's target. With `backward = Some((d_hidden, d_table))` also
+/// Forward: what the head says of each row. With `backward = Some((d_hidden, d_table))` also
 /// writes d_hidden [rows, width] and adds to d_table [vocab, width].
 #[allow(clippy::too_many_arguments)]
 pub fn loss(
@@ -37,15 +58,11 @@ pub fn loss(
     rows: &[LossRow],
     forbid: &[u32],
     width: usize,
-    log_p: &mut [f32],
-    entropy: &mut [f32],
     mut backward: Option<(&mut [f32], &mut [f32])>,
-) {
+) -> Losses {
     let (n_rows, vocab) = (rows.len(), table.len() / width);
-    assert!(
-        hidden.len() >= n_rows * width && log_p.len() >= n_rows && entropy.len() >= n_rows,
-        "head loss: short buffers"
-    );
+    assert!(hidden.len() >= n_rows * width, "head loss: short buffers");
+    let mut out = Losses::zeros(n_rows);
     let tile = (TILE_VALUES / vocab).clamp(1, n_rows.max(1));
     scratch::with(tile * vocab, |logits| {
         for r0 in (0..n_rows).step_by(tile) {
@@ -54,7 +71,8 @@ pub fn loss(
             let h = Mat::rows(&hidden[r0 * width..(r0 + n) * width], width);
             gemm(Threads::Pool, n, vocab, width, 1.0, h, Mat::rows(table, width).t(), z, vocab, false);
             let with_gradient = backward.is_some();
-            let (lp, en) = (par::Shared::new(&mut log_p[r0..]), par::Shared::new(&mut entropy[r0..]));
+            let [lp, en, dv] = [&mut out.log_p, &mut out.entropy, &mut out.divergence]
+                .map(|v| par::Shared::new(&mut v[r0..]));
             par::chunks(z, vocab, |i, z| {
                 let row = &rows[r0 + i];
                 for id in forbid {
@@ -66,8 +84,14 @@ pub fn loss(
                     lp.range(i, 1)[0] = z[row.target as usize] - lse;
                     en.range(i, 1)[0] = ent;
                 }
-                if with_gradient {
+                if let Some(m) = &row.mixture {
+                    let slope = with_gradient.then_some((row.d_log_p, row.d_entropy));
+                    // SAFETY: one task per row.
+                    unsafe { dv.range(i, 1)[0] = divergence(z, lse, ent, row.target, m, slope) };
+                } else if with_gradient {
                     gradient_row(z, lse, ent, row.d_log_p, row.d_entropy);
+                }
+                if with_gradient {
                     z[row.target as usize] += row.d_log_p;
                     for id in forbid {
                         z[*id as usize] = 0.0;
@@ -82,4 +106,5 @@ pub fn loss(
             }
         }
     });
+    out
 }

@@ -4,13 +4,17 @@
 //! [`STATS`]` + 2 * top_k` floats; integers are bit-cast. Probabilities follow as exp(z - lse).
 
 mod cpu;
+mod distill;
 mod loss;
+mod mixture;
 mod race;
 pub mod reference;
 mod row;
 
 pub use cpu::statistics;
-pub use loss::{LossRow, loss};
+pub use distill::{Teacher, distill};
+pub use loss::{LossRow, Losses, loss};
+pub use mixture::Mixture;
 pub use row::{Filter, of_logits};
 
 /// Most tokens a head can rank per row.

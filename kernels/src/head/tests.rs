@@ -5,11 +5,13 @@
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 
-use super::{LossRow, MAX_TOP_K, RowHead, STATS, loss, reference, statistics};
+use super::{LossRow, MAX_TOP_K, Mixture, RowHead, STATS, Teacher, distill, loss, reference, statistics};
 use crate::backend::HeadJob;
-use crate::fixtures::{differences, flat, gradients, leaf, size, values, width};
+use crate::fixtures::{constant, differences, flat, gradients, leaf, size, values, width};
 use crate::rng::{Rng, Stream};
-use crate::tolerance::{EXACT, FINITE_DIFFERENCE, HEAD, HEAD_BACKWARD, RACE_MARGIN, assert_close};
+use crate::tolerance::{
+    EXACT, FINITE_DIFFERENCE, HEAD, HEAD_BACKWARD, HEAD_MIXED, RACE_MARGIN, assert_close,
+};
 
 /// Token rows with repetitions, so that several ids have the same logit.
 pub(crate) fn table(seed: u64, vocab: usize, width: usize) -> Vec<f32> {
@@ -130,19 +132,18 @@ proptest! {
             asked.iter_mut().skip(1).for_each(|r| r.target = allowed(r.target, vocab, &forbid));
         }
         let want = reference::loss(&hidden, &table, &asked, &forbid, width);
-        let (mut lp, mut en) = (vec![f32::NAN; rows], vec![f32::NAN; rows]);
-        loss(&hidden, &table, &asked, &forbid, width, &mut lp, &mut en, None);
-        assert_close("log p", &lp, &want.0, HEAD);
-        assert_close("entropy", &en, &want.1, HEAD);
+        let plain = loss(&hidden, &table, &asked, &forbid, width, None);
+        assert_close("log p", &plain.log_p, &want.0.log_p, HEAD);
+        assert_close("entropy", &plain.entropy, &want.0.entropy, HEAD);
+        assert_close("divergence", &plain.divergence, &want.0.divergence, HEAD);
         let (mut dh, mut dt) = (vec![f32::NAN; rows * width], values(seed ^ 2, vocab * width));
         let before = dt.clone();
-        let (mut lp2, mut en2) = (lp.clone(), en.clone());
-        loss(&hidden, &table, &asked, &forbid, width, &mut lp2, &mut en2, Some((&mut dh, &mut dt)));
-        assert_close("log p with gradient", &lp2, &lp, EXACT);
-        assert_close("entropy with gradient", &en2, &en, EXACT);
-        assert_close("d_hidden", &dh, &want.2, HEAD_BACKWARD);
-        let sum: Vec<f32> = before.iter().zip(&want.3).map(|(a, b)| a + b).collect();
-        assert_close("d_table accumulates", &dt, &sum, HEAD_BACKWARD);
+        let again = loss(&hidden, &table, &asked, &forbid, width, Some((&mut dh, &mut dt)));
+        prop_assert_eq!(&again, &plain, "with a gradient");
+        let near = if seed % 2 == 1 { HEAD_MIXED } else { HEAD_BACKWARD };
+        assert_close("d_hidden", &dh, &want.1, near);
+        let sum: Vec<f32> = before.iter().zip(&want.2).map(|(a, b)| a + b).collect();
+        assert_close("d_table accumulates", &dt, &sum, near);
     }
 }
 
@@ -151,13 +152,24 @@ fn allowed(v: u32, vocab: usize, forbid: &[u32]) -> u32 {
     (0..vocab as u32).map(|i| (v + i) % vocab as u32).find(|v| !forbid.contains(v)).unwrap_or(v)
 }
 
+/// Requests with any coefficients; of odd seeds half carry a mixture.
 pub(crate) fn requests(seed: u64, rows: usize, vocab: usize, forbid: &[u32]) -> Vec<LossRow> {
     let (rng, c) = (Rng::new(seed, Stream::Test, 7), values(seed ^ 7, 2 * rows));
     (0..rows)
-        .map(|r| LossRow {
-            target: allowed(rng.below(0, r as u32, 0, vocab as u64) as u32, vocab, forbid),
-            d_log_p: c[2 * r],
-            d_entropy: c[2 * r + 1],
+        .map(|r| {
+            let (row, any) = (r as u32, |lane| rng.below(0, r as u32, lane, vocab as u64) as u32);
+            let target = allowed(any(0), vocab, forbid);
+            // masks, right and wrong symbols under noise of every size, beside rows without any
+            let observed = match rng.below(1, row, 0, 3) {
+                0 => None,
+                1 => Some(target),
+                _ => Some(allowed(any(4), vocab, forbid)),
+            };
+            let alpha = 0.05 + 0.9 * rng.uniform(1, row, 1) as f32;
+            let beta = (1.0 - alpha) * 10f32.powf(-2.0 * rng.uniform(1, row, 2) as f32) / vocab as f32;
+            let mixture = Mixture { alpha, beta, observed, weight: c[2 * r] };
+            let mixture = (seed % 2 == 1 && rng.below(1, row, 3, 2) == 0).then_some(mixture);
+            LossRow { target, d_log_p: c[2 * r], d_entropy: c[2 * r + 1], mixture }
         })
         .collect()
 }
@@ -168,25 +180,47 @@ fn gradients_are_the_slopes() {
     let (hidden, table) = (values(1, rows * width), values(2, vocab * width));
     let asked = requests(3, rows, vocab, &forbid);
     let total = |h: &[f32], t: &[f32]| {
-        let (lp, en, ..) = reference::loss(h, t, &asked, &forbid, width);
-        asked
-            .iter()
-            .zip(lp.iter().zip(en))
-            .map(|(r, (l, e))| (r.d_log_p * l) as f64 + (r.d_entropy * e) as f64)
-            .sum()
+        let out = reference::loss(h, t, &asked, &forbid, width).0;
+        let term = |(r, row): (usize, &LossRow)| {
+            let mixed = row.mixture.map_or(0.0, |m| m.weight as f64 * out.divergence[r] as f64);
+            (row.d_log_p * out.log_p[r]) as f64 + (row.d_entropy * out.entropy[r]) as f64 + mixed
+        };
+        asked.iter().enumerate().map(term).sum()
     };
+    assert!(asked.iter().any(|r| r.mixture.is_some()) && asked.iter().any(|r| r.mixture.is_none()));
     let (mut dh, mut dt) = (vec![0f32; hidden.len()], vec![0f32; table.len()]);
-    let (mut lp, mut en) = (vec![0f32; rows], vec![0f32; rows]);
-    loss(&hidden, &table, &asked, &forbid, width, &mut lp, &mut en, Some((&mut dh, &mut dt)));
+    loss(&hidden, &table, &asked, &forbid, width, Some((&mut dh, &mut dt)));
     assert_close("d_hidden", &dh, &differences(&hidden, |h| total(h, &table)), FINITE_DIFFERENCE);
     assert_close("d_table", &dt, &differences(&table, |t| total(&hidden, t)), FINITE_DIFFERENCE);
+}
+
+/// D of each row from probabilities [rows, kept], 0 where nothing is mixed.
+fn mixed(p: &Tensor, asked: &[LossRow], kept: &[u32]) -> candle_core::Result<Tensor> {
+    let (rows, n) = p.dims2()?;
+    let column = |id: u32| kept.iter().position(|v| *v == id).expect("allowed");
+    let of = |f: &dyn Fn(usize, usize) -> f64| {
+        let v: Vec<f64> = (0..rows * n).map(|i| f(i / n, i % n)).collect();
+        Tensor::from_vec(v, (rows, n), &Device::Cpu)
+    };
+    let noise = |r: usize| asked[r].mixture.map_or((0.0, 1.0), |m| (m.alpha as f64, m.beta as f64));
+    let truth = |r: usize, v: usize| noise(r).1 + if v == column(asked[r].target) { noise(r).0 } else { 0.0 };
+    let q = (p * of(&|r, _| noise(r).0)?)?.add(&of(&|r, _| noise(r).1)?)?;
+    let kl = (of(&truth)?.log()? - q.log()?)?.mul(&of(&truth)?)?;
+    let seen = of(&|r, v| {
+        let observed = asked[r].mixture.and_then(|m| m.observed);
+        f64::from(u8::from(observed.is_some_and(|s| column(s) == v)))
+    })?;
+    let ratio = of(&truth)?.div(&q)?;
+    let excess = ((&ratio - ratio.log()?)? - 1.0)?.mul(&seen)?;
+    let live = of(&|r, _| f64::from(u8::from(asked[r].mixture.is_some())))?;
+    (kl + excess)?.mul(&live)?.sum_keepdim(1)
 }
 
 #[test]
 fn matches_candle() -> candle_core::Result<()> {
     let (rows, width, vocab, forbid) = (37, 16, 101, [0u32, 50, 100]);
     let (hidden, table) = (values(4, rows * width), values(5, vocab * width));
-    let asked = requests(6, rows, vocab, &forbid);
+    let asked = requests(7, rows, vocab, &forbid);
     let (h, t) = (leaf(&hidden, &[rows, width]), leaf(&table, &[vocab, width]));
     let kept: Vec<u32> = (0..vocab as u32).filter(|v| !forbid.contains(v)).collect();
     let column = |r: &LossRow| kept.iter().position(|v| *v == r.target).expect("target is allowed") as u32;
@@ -195,17 +229,23 @@ fn matches_candle() -> candle_core::Result<()> {
     let z = z.broadcast_sub(&z.max_keepdim(1)?.detach())?;
     let lp = z.broadcast_sub(&z.exp()?.sum_keepdim(1)?.log()?)?;
     let entropy = lp.exp()?.mul(&lp)?.sum_keepdim(1)?.neg()?;
-    let y = Tensor::cat(&[lp.gather(&targets, 1)?, entropy], 1)?;
-    let weights: Vec<f32> = asked.iter().flat_map(|r| [r.d_log_p, r.d_entropy]).collect();
+    let divergence = mixed(&lp.exp()?, &asked, &kept)?;
+    let y = Tensor::cat(&[lp.gather(&targets, 1)?, entropy, divergence], 1)?;
+    let weight = |r: &LossRow| r.mixture.map_or(0.0, |m| m.weight);
+    let weights: Vec<f32> = asked.iter().flat_map(|r| [r.d_log_p, r.d_entropy, weight(r)]).collect();
     let grads = gradients(&y, &weights, &[&h, &t])?;
 
     let (mut dh, mut dt) = (vec![0f32; hidden.len()], vec![0f32; table.len()]);
-    let (mut lps, mut ens) = (vec![0f32; rows], vec![0f32; rows]);
-    loss(&hidden, &table, &asked, &forbid, width, &mut lps, &mut ens, Some((&mut dh, &mut dt)));
-    let pairs: Vec<f32> = lps.iter().zip(&ens).flat_map(|(l, e)| [*l, *e]).collect();
-    assert_close("log p and entropy", &pairs, &flat(&y), HEAD);
-    assert_close("d_hidden", &dh, &grads[0], HEAD_BACKWARD);
-    assert_close("d_table", &dt, &grads[1], HEAD_BACKWARD);
+    let out = loss(&hidden, &table, &asked, &forbid, width, Some((&mut dh, &mut dt)));
+    let got: Vec<f32> = (0..rows)
+        .flat_map(|r| {
+            let mixed = asked[r].mixture.map_or(0.0, |_| out.divergence[r]);
+            [out.log_p[r], out.entropy[r], mixed]
+        })
+        .collect();
+    assert_close("log p, entropy and divergence", &got, &flat(&y), HEAD);
+    assert_close("d_hidden", &dh, &grads[0], HEAD_MIXED);
+    assert_close("d_table", &dt, &grads[1], HEAD_MIXED);
     Ok(())
 }
 
@@ -223,14 +263,13 @@ fn rows_are_split_over_tiles_of_logits() {
         assert_close("entropy", &[row.entropy], &[reference::entropy(&lp)], HEAD.times(3.0));
         assert_eq!(row.candidate, reference::race(&z, 1.0, 1, [r as u32, 0, 0]).0);
     }
-    let asked = requests(3, rows, vocab, &job.forbid);
+    let asked = requests(4, rows, vocab, &job.forbid);
     let want = reference::loss(&hidden, &table, &asked, &job.forbid, 1);
-    let (mut lp, mut en) = (vec![0f32; rows], vec![0f32; rows]);
     let (mut dh, mut dt) = (vec![0f32; rows], vec![0f32; vocab]);
-    loss(&hidden, &table, &asked, &job.forbid, 1, &mut lp, &mut en, Some((&mut dh, &mut dt)));
-    assert_close("log p", &lp, &want.0, HEAD);
-    assert_close("d_hidden", &dh, &want.2, HEAD_BACKWARD);
-    assert_close("d_table", &dt, &want.3, HEAD_BACKWARD);
+    let got = loss(&hidden, &table, &asked, &job.forbid, 1, Some((&mut dh, &mut dt)));
+    assert_close("log p", &got.log_p, &want.0.log_p, HEAD);
+    assert_close("d_hidden", &dh, &want.1, HEAD_BACKWARD);
+    assert_close("d_table", &dt, &want.2, HEAD_BACKWARD);
 }
 
 /// What a broken model or a wrong configuration produces must not stop a server.
@@ -255,4 +294,92 @@ fn a_single_token_is_certain() {
     assert_eq!((row.candidate, row.entropy, row.margin), (0, 0.0, f32::INFINITY));
     assert_eq!((row.p_max(), row.p_second(), row.p_current()), (1.0, 0.0, 1.0));
     assert_eq!(row.top, [(0, 1.0)]);
+}
+
+/// A teacher of another width on the same vocabulary.
+fn lessons(seed: u64, rows: usize, vocab: usize, width: usize) -> (Vec<f32>, Vec<f32>) {
+    (values(seed ^ 21, rows * width), values(seed ^ 22, vocab * width))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn distillation_matches_the_loops(
+        rows in size(),
+        width in width(),
+        teacher_width in width(),
+        vocab in prop_oneof![width(), Just(1), Just(2), Just(513)],
+        temperature in prop_oneof![Just(1f32), 0.3f32..4.0],
+        seed: u64,
+    ) {
+        let (hidden, table) = (values(seed, rows * width), values(seed ^ 1, vocab * width));
+        let (th, tt) = lessons(seed, rows, vocab, teacher_width);
+        let teacher = Teacher { hidden: &th, table: &tt, width: teacher_width };
+        let (forbid, slopes) = (forbidden(seed, vocab), values(seed ^ 3, rows));
+        let want = reference::distill(&hidden, &table, width, teacher, &slopes, &forbid, temperature);
+        let plain = distill(&hidden, &table, width, teacher, &slopes, &forbid, temperature, None);
+        let near = HEAD.times(4.0 + 4.0 / temperature as f64);
+        assert_close("divergence", &plain, &want.0, near);
+        let (mut dh, mut dt) = (vec![f32::NAN; rows * width], values(seed ^ 2, vocab * width));
+        let sum: Vec<f32> = dt.iter().zip(&want.2).map(|(a, b)| a + b).collect();
+        let backward = Some((&mut dh[..], &mut dt[..]));
+        let again = distill(&hidden, &table, width, teacher, &slopes, &forbid, temperature, backward);
+        prop_assert_eq!(again, plain);
+        let near = HEAD_BACKWARD.times(1.0 + 1.0 / temperature as f64);
+        assert_close("d_hidden", &dh, &want.1, near);
+        assert_close("d_table accumulates", &dt, &sum, near);
+    }
+}
+
+#[test]
+fn distillation_is_the_slope_of_its_divergence() {
+    let (rows, width, vocab, forbid, temperature) = (3, 5, 9, [2u32, 7], 1.7);
+    let (hidden, table) = (values(1, rows * width), values(2, vocab * width));
+    let (th, tt) = lessons(3, rows, vocab, 4);
+    let teacher = Teacher { hidden: &th, table: &tt, width: 4 };
+    let slopes = values(4, rows);
+    let total = |h: &[f32], t: &[f32]| {
+        let d = reference::distill(h, t, width, teacher, &slopes, &forbid, temperature).0;
+        d.iter().zip(&slopes).map(|(d, c)| *d as f64 * *c as f64).sum()
+    };
+    let (mut dh, mut dt) = (vec![0f32; hidden.len()], vec![0f32; table.len()]);
+    let backward = Some((&mut dh[..], &mut dt[..]));
+    distill(&hidden, &table, width, teacher, &slopes, &forbid, temperature, backward);
+    assert_close("d_hidden", &dh, &differences(&hidden, |h| total(h, &table)), FINITE_DIFFERENCE);
+    assert_close("d_table", &dt, &differences(&table, |t| total(&hidden, t)), FINITE_DIFFERENCE);
+    // a student that is its own teacher has nothing to learn
+    let own = Teacher { hidden: &hidden, table: &table, width };
+    let (mut dh, mut dt) = (vec![1f32; hidden.len()], vec![0f32; table.len()]);
+    let backward = Some((&mut dh[..], &mut dt[..]));
+    let d = distill(&hidden, &table, width, own, &slopes, &forbid, temperature, backward);
+    assert!(d.iter().chain(&dh).chain(&dt).all(|x| *x == 0.0));
+}
+
+#[test]
+fn distillation_matches_candle() -> candle_core::Result<()> {
+    let (rows, width, vocab, forbid, temperature) = (17, 16, 101, [0u32, 50, 100], 0.7f32);
+    let (hidden, table) = (values(4, rows * width), values(5, vocab * width));
+    let (th, tt) = lessons(6, rows, vocab, 12);
+    let teacher = Teacher { hidden: &th, table: &tt, width: 12 };
+    let slopes = values(7, rows);
+    let kept: Vec<u32> = (0..vocab as u32).filter(|v| !forbid.contains(v)).collect();
+    let kept = Tensor::new(kept, &Device::Cpu)?;
+    let (h, t) = (leaf(&hidden, &[rows, width]), leaf(&table, &[vocab, width]));
+    let soft = |h: &Tensor, t: &Tensor| {
+        let z = (h.matmul(&t.index_select(&kept, 0)?.t()?)? / temperature as f64)?;
+        let z = z.broadcast_sub(&z.max_keepdim(1)?.detach())?;
+        z.broadcast_sub(&z.exp()?.sum_keepdim(1)?.log()?)
+    };
+    let lp = soft(h.as_tensor(), t.as_tensor())?;
+    let lq = soft(&constant(&th, &[rows, 12]), &constant(&tt, &[vocab, 12]))?;
+    let y = lq.exp()?.mul(&(&lq - &lp)?)?.sum_keepdim(1)?;
+    let grads = gradients(&y, &slopes, &[&h, &t])?;
+    let (mut dh, mut dt) = (vec![0f32; hidden.len()], vec![0f32; table.len()]);
+    let backward = Some((&mut dh[..], &mut dt[..]));
+    let d = distill(&hidden, &table, width, teacher, &slopes, &forbid, temperature, backward);
+    assert_close("divergence", &d, &flat(&y), HEAD.times(4.0));
+    assert_close("d_hidden", &dh, &grads[0], HEAD_BACKWARD.times(2.0));
+    assert_close("d_table", &dt, &grads[1], HEAD_BACKWARD.times(2.0));
+    Ok(())
 }

@@ -2,6 +2,7 @@
 //! measured matrix-product peak (the larger median of five 2048-cubed products before, between and after the timed
 //! steps, same threads, same process) and by how much the products differed.
 
+mod memory;
 mod ops;
 mod peak;
 
@@ -10,7 +11,10 @@ use hilda_engine::data::Packed;
 use hilda_engine::decode::{CacheOp, ForwardRequest, Want};
 use hilda_engine::model::session::Weights;
 use hilda_engine::model::{Layout, Serving, Session, Trunk};
-use hilda_engine::train::step::{Learner, plan_rows};
+use hilda_engine::train::{
+    self,
+    step::{Learner, keep, plan_rows},
+};
 use hilda_kernels::{Base, Cpu, par};
 
 use self::peak::{Peak, bandwidth, median};
@@ -33,6 +37,9 @@ pub struct Args {
     /// rows of a training batch
     #[arg(long, default_value_t = 8)]
     pub rows: usize,
+    /// train: compute the layers once more in the backward pass instead of keeping their activations
+    #[arg(long)]
+    pub recompute: bool,
     /// positions of a decoding step
     #[arg(long, default_value_t = 128)]
     pub positions: usize,
@@ -47,12 +54,6 @@ fn merge(mut a: serde_json::Value, b: serde_json::Value) -> serde_json::Value {
         a.extend(b);
     }
     a
-}
-
-fn peak_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"));
-    line.and_then(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 fn model(preset: &str, context: usize) -> Result<ModelConfig, CliError> {
@@ -88,7 +89,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         _ => {
             (0..2).for_each(|_| peak.five());
             let [ours, crate_] = peak.both();
-            serde_json::json!({ "ours_gflops": ours, "gemm_crate_gflops": crate_, "peak_bytes": peak_bytes() })
+            serde_json::json!({ "ours_gflops": ours, "gemm_crate_gflops": crate_, "peak_bytes": memory::peak() })
         }
     };
     let machine = serde_json::json!({
@@ -115,19 +116,32 @@ fn train(args: &Args, peak: &mut Peak) -> Result<serde_json::Value, CliError> {
         other => return Err(CliError::BadInput(format!("--objective {other}: ar, mdlm or block"))),
     };
     let recipe = RunConfig::from_toml(&format!(
-        "name = \"bench\"\n[data]\ntrain = \"none\"\n[batch]\nrows = {}\n[[phase]]\n{phase}\ntokens = 1000000000\nlr = {{ peak = 1e-4 }}",
-        args.rows
+        "name = \"bench\"\n[data]\ntrain = \"none\"\n[batch]\nrows = {}\n[memory]\nrecompute = {}\n[[phase]]\n{phase}\ntokens = 1000000000\nlr = {{ peak = 1e-4 }}",
+        args.rows, args.recompute
     ))?;
     let length = recipe.data.packing.length;
     let ids = (0..args.rows * length).map(|i| 3 + (i * 7919 % (config.vocab - 3)) as u32).collect();
-    let data = Packed { rows: ids, length, eos: 0, documents: args.rows, tokens: args.rows * length };
+    let data = Packed {
+        rows: ids,
+        length,
+        eos: 0,
+        documents: args.rows,
+        tokens: args.rows * length,
+        answers: vec![],
+    };
     let trunk = Trunk::new(config.clone());
+    // (resident, most) before anything of the step is there
+    let most = memory::peak();
+    let before = (memory::restart(), most);
     let params = Layout::new(&config).init(&config, 1);
-    let mut learner = Learner::new(Cpu, trunk, &params, plan_rows(&recipe));
+    let planned = train::planned_bytes(&recipe, &trunk);
+    let mut learner = Learner::adapted(Cpu, trunk, &params, plan_rows(&recipe), keep(&recipe), None);
     drop(params);
     let mut flops = 0.0;
     let mut once = |step: u64| flops = learner.step(&recipe, &data, &recipe.phases[0], 1e-4, step).flops;
     once(0);
+    // before the products that the peak is measured with
+    let allocated = memory::peak() - before.0;
     let mut step = 0;
     let t = median(peak.around(args.repeat, || {
         step += 1;
@@ -138,7 +152,8 @@ fn train(args: &Args, peak: &mut Peak) -> Result<serde_json::Value, CliError> {
         "preset": args.preset, "objective": args.objective, "parameters": config.parameters(),
         "batch_rows": args.rows, "length": length,
         "seconds_per_step": t, "tokens_per_s": tokens / t, "flops_per_step": flops,
-        "planned_bytes": learner.bytes(), "peak_bytes": peak_bytes(),
+        "recompute": args.recompute, "planned_bytes": planned,
+        "allocated_bytes": allocated, "peak_bytes": before.1.max(memory::peak()),
     });
     Ok(merge(figures, peak.share(flops, t)))
 }
@@ -182,7 +197,7 @@ fn decode(args: &Args, peak: &mut Peak) -> Result<serde_json::Value, CliError> {
         + 4.0 * (n as f64).powi(2) * (config.layers * config.heads * config.head_dim) as f64;
     let figures = serde_json::json!({
         "preset": args.preset, "positions": n, "ms_per_step": t * 1e3, "ms_least": least * 1e3, "flops_per_step": flops,
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": memory::peak(),
     });
     Ok(merge(figures, peak.share(flops, t)))
 }

@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 
 use hilda_engine::config::PackingSpec;
+use hilda_engine::data::answers;
 use hilda_engine::data::document::{guess_format, read_documents};
-use hilda_engine::data::pack::pack_texts;
+use hilda_engine::data::pack::{pack_answers, pack_texts};
 use hilda_engine::decode::Attention;
 use hilda_engine::diffusion::likelihood::{
     Estimator, Evaluation, LikelihoodError, Rule, evaluate, plan_rows,
@@ -46,7 +47,7 @@ pub struct Args {
     /// of the threshold rule
     #[arg(long, default_value_t = 0.9)]
     pub tau: f64,
-    /// share of uniform noise of nelbo_hybrid at t = 1/2
+    /// share of uniform noise of nelbo_hybrid at t = 1/2; 1 is uniform noise alone
     #[arg(long, default_value_t = 0.1)]
     pub p_uniform: f64,
     /// repeat the whole design under as many seeds: the mean, and the error of the draws
@@ -60,6 +61,9 @@ pub struct Args {
     /// row length [default: the model's context]
     #[arg(long)]
     pub length: Option<usize>,
+    /// score only what follows this text in each document, an answer behind its prompt
+    #[arg(long, value_name = "TEXT")]
+    pub answer_after: Option<String>,
     /// at most this many rows
     #[arg(long, default_value_t = 0)]
     pub limit: usize,
@@ -149,8 +153,8 @@ pub fn run(a: Args) -> Result<(), CliError> {
     if !(1..=64).contains(&a.replicates) {
         return Err(bad(format!("--replicates {} is outside 1..64", a.replicates)));
     }
-    if !(0.0..=0.9).contains(&a.p_uniform) {
-        return Err(bad(format!("--p-uniform {} is outside 0..0.9", a.p_uniform)));
+    if !(0.0..=0.9).contains(&a.p_uniform) && a.p_uniform != 1.0 {
+        return Err(bad(format!("--p-uniform {}: 0 to 0.9, or 1 for uniform noise alone", a.p_uniform)));
     }
     if a.per_step == 0 {
         return Err(bad("--per-step is at least 1".into()));
@@ -185,7 +189,13 @@ pub fn run(a: Args) -> Result<(), CliError> {
         }
         e.check(serving)?;
     }
-    let packed = pack_texts(&tokenizer, &documents, length).map_err(data)?;
+    let packed = match &a.answer_after {
+        None => pack_texts(&tokenizer, &documents, length),
+        Some(marker) if marker.is_empty() => return Err(bad("--answer-after is not empty".into())),
+        Some(marker) => answers::stream(&tokenizer, &documents, marker)
+            .and_then(|(tokens, answers)| pack_answers(tokens, &answers, length, tokenizer.specials().eos)),
+    }
+    .map_err(data)?;
     let packing = PackingSpec { length, documents: whole, restart_positions: whole, restart_blocks: whole };
     let trunk = Trunk::new(model.config.clone());
     let b = Cpu;

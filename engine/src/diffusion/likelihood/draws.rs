@@ -12,7 +12,7 @@ use hilda_kernels::rng::{Rng, Stream};
 
 use super::denoiser::State;
 use super::groups::Layout;
-use crate::diffusion::corruption::{Corruption, Groups, has_row};
+use crate::diffusion::corruption::{Corruption, Groups};
 
 /// Smallest mask rate that the rate form draws.
 pub const LOWEST: f64 = 1e-3;
@@ -56,8 +56,7 @@ impl<'a> Draws<'a> {
         let mut state = State { row: r, noisy: tokens.to_vec(), asked: vec![], time: f64::NAN };
         let mut weights = vec![];
         for (g, span) in groups.spans[r].iter().enumerate() {
-            let mut columns: Vec<usize> =
-                span.clone().filter(|c| has_row(places, *c, self.layout.shift)).collect();
+            let mut columns: Vec<usize> = span.clone().filter(|c| self.layout.scored(r, *c)).collect();
             let size = columns.len();
             if size == 0 {
                 continue;

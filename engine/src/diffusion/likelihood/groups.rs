@@ -37,8 +37,16 @@ impl<'a> Layout<'a> {
             weighting: Weighting::InvT,
             shift: self.shift,
             edit: None,
+            hybrid: None,
             scope: if self.block.is_some() { Scope::Block } else { Scope::Sample },
+            answers: vec![],
         }
+        .on(self.rows)
+    }
+
+    /// Is the token at `column` of row `r` scored?
+    pub fn scored(&self, r: usize, column: usize) -> bool {
+        has_row(&self.places[r], column, self.shift) && self.rows[r].counts(column)
     }
 
     pub fn new(
@@ -55,7 +63,7 @@ impl<'a> Layout<'a> {
     /// Scored columns of row `r`, part by part; parts without one are left out.
     pub fn parts(&self, r: usize) -> Vec<Vec<u32>> {
         let scope = if self.block.is_some() { Scope::Block } else { Scope::Document };
-        let scored = |c: &usize| has_row(&self.places[r], *c, self.shift);
+        let scored = |c: &usize| self.scored(r, *c);
         scope
             .spans(&self.places[r])
             .into_iter()
@@ -66,6 +74,6 @@ impl<'a> Layout<'a> {
 
     /// Scored tokens of row `r`.
     pub fn counted(&self, r: usize) -> usize {
-        (0..self.places[r].len()).filter(|c| has_row(&self.places[r], *c, self.shift)).count()
+        (0..self.places[r].len()).filter(|c| self.scored(r, *c)).count()
     }
 }

@@ -12,7 +12,7 @@ use hilda_kernels::rng::{Rng, Stream};
 
 use super::denoiser::{Denoiser, State};
 use super::groups::Layout;
-use crate::diffusion::corruption::{Corruption, Groups, has_row};
+use crate::diffusion::corruption::{Corruption, Groups};
 use crate::diffusion::hybrid::{Hybrid, Seen};
 
 /// Draws of mask and uniform noise.
@@ -41,7 +41,7 @@ impl<'a> HybridDraws<'a> {
 
     /// Draw `j` of row `r`.
     pub fn draw(&self, r: usize, j: usize) -> HybridDraw {
-        let (tokens, places) = (self.layout.rows[r].tokens, &self.layout.places[r]);
+        let tokens = self.layout.rows[r].tokens;
         let mut out = HybridDraw {
             state: State { row: r, noisy: tokens.to_vec(), asked: vec![], time: f64::NAN },
             at: vec![],
@@ -53,7 +53,7 @@ impl<'a> HybridDraws<'a> {
             let jacobian = std::f64::consts::FRAC_PI_2 * (std::f64::consts::PI * u).sin();
             let process = Hybrid::at(t, self.p_uniform, self.symbols.len());
             out.state.time = t;
-            for c in span.clone().filter(|c| has_row(places, *c, self.layout.shift)) {
+            for c in span.clone().filter(|c| self.layout.scored(r, *c)) {
                 let position = (r * tokens.len() + c) as u32;
                 let seen = process.draw(rng.uniform(j as u32, position, 0));
                 match seen {

@@ -11,6 +11,7 @@
 //! | `nll_duel(RULE)`, `nll_duel(RULE,B)` | exact for the sampler that chooses positions by RULE | L or B / tokens a step |
 //! | `nelbo_hybrid(P,K)`, `nelbo_hybrid(P,B,K)` | bound of mask and uniform noise, raw | K |
 //! | `nelbo_hybrid_loo(...)` | the same after the leave-one-out conversion | K |
+//! | `nelbo_unif(K)`, `nelbo_unif(B,K)`, `nelbo_unif_loo(...)` | the same at P = 1: uniform noise alone | K |
 //!
 //! Rates and counts are stratified over all (row, group, draw); masks are keyed by (seed, draw, row, column), so two
 //! models are compared on the same masks. The standard error is over rows (ratio estimator, section 1.4). The estimators
@@ -78,7 +79,11 @@ impl Estimator {
             Estimator::Duel { rule, block: 0 } => format!("nll_duel({})", rule.name()),
             Estimator::Duel { rule, block } => format!("nll_duel({},{block})", rule.name()),
             Estimator::Hybrid { p_uniform, loo, block, k } => {
-                let name = if loo { "nelbo_hybrid_loo" } else { "nelbo_hybrid" };
+                let noise = if p_uniform == 1.0 { "unif" } else { "hybrid" };
+                let name = format!("nelbo_{noise}{}", if loo { "_loo" } else { "" });
+                if p_uniform == 1.0 {
+                    return blocks(&name, block, Some(k));
+                }
                 let block = if block > 0 { format!("{block},") } else { String::new() };
                 format!("{name}({p_uniform},{block}{k})")
             }

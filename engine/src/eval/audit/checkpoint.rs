@@ -83,6 +83,7 @@ impl<B: Train> Subject<'_, B> {
             eos,
             documents: rows,
             tokens: length * rows,
+            answers: vec![],
         }
     }
     /// Mean and standard error over rows, in nats per token, and the replicates' error.
@@ -279,7 +280,14 @@ fn chain<B: Train>(s: &Subject<B>, estimator: Estimator) -> Result<Finding, Audi
         texts.extend(decoder.state().ids());
         committed.push(-logq);
     }
-    let data = Packed { rows: texts, length, eos: u32::MAX, documents: committed.len(), tokens: 16 * length };
+    let data = Packed {
+        rows: texts,
+        length,
+        eos: u32::MAX,
+        documents: committed.len(),
+        tokens: 16 * length,
+        answers: vec![],
+    };
     let rows: Vec<Row> = (0..data.len()).map(|i| data.row(i)).collect();
     // the first token was given
     let given =
@@ -288,8 +296,14 @@ fn chain<B: Train>(s: &Subject<B>, estimator: Estimator) -> Result<Finding, Audi
         let mut plan = s.trunk.plan(s.backend, plan_rows(estimator, length), false);
         let mut out = vec![];
         for row in &rows {
-            let one =
-                Packed { rows: row.tokens.to_vec(), length, eos: u32::MAX, documents: 1, tokens: length };
+            let one = Packed {
+                rows: row.tokens.to_vec(),
+                length,
+                eos: u32::MAX,
+                documents: 1,
+                tokens: length,
+                answers: vec![],
+            };
             let e = Evaluation {
                 estimator,
                 seed: 0,

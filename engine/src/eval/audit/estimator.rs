@@ -106,10 +106,12 @@ pub fn audit(tiny: &Tiny, config: &RunConfig, p: usize, claimed: Standing) -> Fi
 
 /// What a phase with wrong visible tokens can be measured by: the hybrid bounds beside the mask-only one.
 pub fn editing(tiny: &Tiny) -> Vec<Finding> {
-    if tiny.phase.edit.is_none() {
-        return vec![];
-    }
-    let (texts, p_uniform, k) = (sequences(V, 2), 0.2, 1000);
+    let p_uniform = match (tiny.phase.hybrid, tiny.phase.edit) {
+        (Some(h), _) => h.p_uniform,
+        (None, Some(_)) => 0.2,
+        (None, None) => return vec![],
+    };
+    let (texts, k) = (sequences(V, 2), 1000);
     let p = joint(V, 2, 11, 1.5);
     let entropy: f64 = p.iter().map(|p| -p * p.ln()).sum();
     let rows = rows(&texts);

@@ -3,7 +3,7 @@
 //!
 //! A recipe is audited on its tiny counterpart, sequences of four of three symbols with blocks of at most two, by the
 //! trainer's own code: [`process`] builds it, [`objective`] reads the coefficients that training would use, [`estimator`]
-//! enumerates what the headline estimates, [`sampler`] decodes with the real decoder. A trained model is audited on short
+//! enumerates what the headline estimates, [`hybrid`] does both for phases under mask and uniform noise, [`sampler`] decodes with the real decoder. A trained model is audited on short
 //! rows of text with Monte Carlo error bars ([`checkpoint`]).
 //!
 //! Each finding says what is proved, exact, bound or neither, and what the recipe claims; claiming more than is proved
@@ -11,6 +11,7 @@
 
 pub mod checkpoint;
 pub mod estimator;
+pub mod hybrid;
 pub mod laws;
 pub mod objective;
 pub mod process;
@@ -116,10 +117,18 @@ pub fn recipe(config: &RunConfig) -> Result<Report, ConfigError> {
     let mut findings = vec![];
     for p in 0..config.phases.len() {
         for tiny in process::tiny(config, p) {
-            findings.extend(objective::audit(&tiny, &config.claims));
+            let mixed = tiny.phase.hybrid;
+            findings.extend(match &mixed {
+                Some(spec) => hybrid::objective(&tiny, spec, &config.claims),
+                None => objective::audit(&tiny, &config.claims),
+            });
             // a phase that draws several block sizes is judged by one of them
             if headline(config, p).block().unwrap_or(0) == tiny.stands_for {
-                findings.push(estimator::audit(&tiny, config, p, claimed(&config.claims, config, p)));
+                let claimed = claimed(&config.claims, config, p);
+                findings.push(match &mixed {
+                    Some(spec) => hybrid::estimator(&tiny, spec, config, p, claimed),
+                    None => estimator::audit(&tiny, config, p, claimed),
+                });
             }
             findings.extend(estimator::editing(&tiny));
         }

@@ -12,7 +12,8 @@ use super::laws::chi_square_z;
 use super::process::{L, ROWS, Tiny};
 use super::{Check, Finding};
 use crate::config::{Claims, Standing};
-use crate::data::Packed;
+use crate::data::{Packed, Row};
+use crate::diffusion::Micro;
 use crate::diffusion::likelihood::exact::weights;
 use crate::diffusion::table::{MASK, sequences};
 use crate::train::step::{corruption, micro_batches};
@@ -149,62 +150,68 @@ fn binomial(n: usize, k: usize) -> f64 {
     (1..=k).map(|i| (n - k + i) as f64 / i as f64).product()
 }
 
-/// Draws batches as a training step does.
-fn draw(tiny: &Tiny) -> Seen {
+/// Calls `f(rows, micro-batch)` with batches as a training step draws them.
+pub(super) fn batches(tiny: &Tiny, mut f: impl FnMut(&[Row], &Micro)) {
     let texts = sequences(super::process::V, L);
     let rows: Vec<u32> = (0..ROWS).flat_map(|r| texts[(7 * r + 5) % texts.len()].clone()).collect();
-    let data = Packed { rows, length: L, eos: u32::MAX, documents: ROWS, tokens: ROWS * L };
+    let data = Packed { rows, length: L, eos: u32::MAX, documents: ROWS, tokens: ROWS * L, answers: vec![] };
     let rows: Vec<_> = (0..ROWS).map(|r| data.row(r)).collect();
-    let shift = usize::from(tiny.shift());
-    let mut seen = Seen::default();
     for step in 0..STEPS {
         for micro in micro_batches(&tiny.config, &tiny.trunk, &tiny.phase, &rows, step) {
-            let streams = micro.ids.len() / (ROWS * L);
-            let noisy = if tiny.block.is_some() && !tiny.causal() { streams - 1 } else { streams };
-            let counted = (ROWS * (L - shift) * if tiny.causal() { 1 } else { noisy }) as f64;
-            // coefficient of each token of each view
-            let mut c = vec![[0.0f64; L]; ROWS * noisy];
-            for (hidden, row) in micro.hidden_rows.iter().zip(&micro.rows) {
-                let sequence = *hidden as usize / L / streams;
-                let column = *hidden as usize % L + shift;
-                let text = rows[sequence].tokens;
-                seen.bad_targets += f64::from(u8::from(row.target != text[column]));
-                let value = -row.d_log_p as f64 * counted;
-                if tiny.causal() {
-                    seen.causal = seen.causal.max((value - 1.0).abs());
-                    continue;
-                }
-                let view = (0..noisy).find(|v| micro.ids[(sequence * streams + v) * L + column] == MASK);
-                match view {
-                    Some(v) => c[sequence * noisy + v][column] += value,
-                    None => seen.visible += 1.0,
-                }
-            }
-            if tiny.causal() {
-                continue;
-            }
-            for (at, c) in c.iter().enumerate() {
-                let (sequence, view) = (at / noisy, at % noisy);
-                let ids = &micro.ids[(sequence * streams + view) * L..][..L];
-                let text = rows[sequence].tokens;
-                let wrong = (shift..L).filter(|i| ids[*i] != MASK && ids[*i] != text[*i]).count();
-                seen.wrong += wrong as f64;
-                for start in (0..L).step_by(tiny.block.unwrap_or(L)) {
-                    let part: Vec<usize> =
-                        (start..start + tiny.block.unwrap_or(L)).filter(|i| *i >= shift).collect();
-                    if part.is_empty() {
-                        continue;
-                    }
-                    let set: u32 =
-                        part.iter().enumerate().map(|(i, c)| u32::from(ids[*c] == MASK) << i).sum();
-                    let sum: f64 = part.iter().map(|i| c[*i]).sum();
-                    *seen.sets.entry((part.len(), set)).or_default() += 1.0;
-                    *seen.parts.entry(part.len()).or_default() += 1.0;
-                    let e = seen.coefficients.entry((part.len(), set.count_ones() as usize)).or_default();
-                    *e = (e.0 + sum, e.1 + sum * sum);
-                }
-            }
+            f(&rows, &micro);
         }
     }
+}
+
+/// Counts what the batches hold.
+fn draw(tiny: &Tiny) -> Seen {
+    let shift = usize::from(tiny.shift());
+    let mut seen = Seen::default();
+    batches(tiny, |rows, micro| {
+        let streams = micro.ids.len() / (ROWS * L);
+        let noisy = if tiny.block.is_some() && !tiny.causal() { streams - 1 } else { streams };
+        let counted = (ROWS * (L - shift) * if tiny.causal() { 1 } else { noisy }) as f64;
+        // coefficient of each token of each view
+        let mut c = vec![[0.0f64; L]; ROWS * noisy];
+        for (hidden, row) in micro.hidden_rows.iter().zip(&micro.rows) {
+            let sequence = *hidden as usize / L / streams;
+            let column = *hidden as usize % L + shift;
+            let text = rows[sequence].tokens;
+            seen.bad_targets += f64::from(u8::from(row.target != text[column]));
+            let value = -row.d_log_p as f64 * counted;
+            if tiny.causal() {
+                seen.causal = seen.causal.max((value - 1.0).abs());
+                continue;
+            }
+            let view = (0..noisy).find(|v| micro.ids[(sequence * streams + v) * L + column] == MASK);
+            match view {
+                Some(v) => c[sequence * noisy + v][column] += value,
+                None => seen.visible += 1.0,
+            }
+        }
+        if tiny.causal() {
+            return;
+        }
+        for (at, c) in c.iter().enumerate() {
+            let (sequence, view) = (at / noisy, at % noisy);
+            let ids = &micro.ids[(sequence * streams + view) * L..][..L];
+            let text = rows[sequence].tokens;
+            let wrong = (shift..L).filter(|i| ids[*i] != MASK && ids[*i] != text[*i]).count();
+            seen.wrong += wrong as f64;
+            for start in (0..L).step_by(tiny.block.unwrap_or(L)) {
+                let part: Vec<usize> =
+                    (start..start + tiny.block.unwrap_or(L)).filter(|i| *i >= shift).collect();
+                if part.is_empty() {
+                    continue;
+                }
+                let set: u32 = part.iter().enumerate().map(|(i, c)| u32::from(ids[*c] == MASK) << i).sum();
+                let sum: f64 = part.iter().map(|i| c[*i]).sum();
+                *seen.sets.entry((part.len(), set)).or_default() += 1.0;
+                *seen.parts.entry(part.len()).or_default() += 1.0;
+                let e = seen.coefficients.entry((part.len(), set.count_ones() as usize)).or_default();
+                *e = (e.0 + sum, e.1 + sum * sum);
+            }
+        }
+    });
     seen
 }

@@ -82,6 +82,13 @@ fn features(phase: &Phase, block: usize) -> String {
         (Objective::Block, 0) => "mask only, whole rows".to_string(),
         (Objective::Block, b) => format!("mask only, blocks of {b}"),
     }];
+    if let Some(h) = &phase.hybrid {
+        let noise = match h.p_uniform {
+            1.0 => "uniform noise".to_string(),
+            p => format!("masks and uniform noise ({p})"),
+        };
+        out[0] = out[0].replace("mask only", &noise);
+    }
     if phase.edit.is_some() {
         out[0] = out[0].replace("mask only", "mask and wrong tokens");
     }

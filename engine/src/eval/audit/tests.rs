@@ -77,3 +77,29 @@ fn editing_is_measured_by_three_numbers() {
     assert_eq!(find(&r, "sampler", "edit").proved, Standing::Neither);
     assert_eq!(find(&r, "objective", "training loss").proved, Standing::Neither);
 }
+
+/// Phases under mask and uniform noise: with the exact weights the loss is the bound of their process, with others it is
+/// not; the headline is their own bound, and no decoder here samples their law.
+#[test]
+fn mixed_noise_is_a_bound_of_its_own_process() {
+    use Standing::{Bound, Neither};
+    for (phase, extra) in [
+        ("objective = \"mdlm\"", "p_uniform = 0.2, weighting = \"nelbo\""),
+        ("objective = \"mdlm\"\nshift = true", "p_uniform = 1.0, weighting = \"nelbo\""),
+        ("objective = \"block\"\nblock_size = 8\nshift = true", "p_uniform = 0.1, weighting = \"nelbo\""),
+        ("objective = \"block\"\nblock_size = 8", "p_uniform = 0.2, weighting = \"dynamic\""),
+        ("objective = \"mdlm\"", "p_uniform = 0.2, weighting = \"clip\""),
+    ] {
+        let phase = format!("{phase}\nhybrid = {{ {extra} }}");
+        let exact = extra.contains("nelbo");
+        let r = run(&phase, "[claims]\nheadline = \"bound\"\n[sample]\nlength = 0");
+        assert!(r.passed, "{phase}: {}", r.table(true));
+        let objective = find(&r, "objective", "training loss");
+        assert_eq!(objective.proved, if exact { Bound } else { Neither }, "{}", r.table(true));
+        let name = if extra.contains("1.0") { "nelbo_unif" } else { "nelbo_hybrid(" };
+        assert_eq!(find(&r, "estimator", name).proved, Bound, "{}", r.table(true));
+        assert!(r.findings.iter().filter(|f| f.part == "sampler").all(|f| f.proved == Neither));
+        let claimed = run(&phase, "[claims]\nobjective = \"bound\"\n[sample]\nlength = 0");
+        assert_eq!(claimed.passed, exact, "{}", claimed.table(true));
+    }
+}

@@ -47,7 +47,15 @@ pub const SOURCES: &[Source] = &[
     source!(
         "embed",
         "../../embed/kernel.cu",
-        ["gather_rows", "gather_rows_wide", "scatter_add_rows", "scatter_add_rows_wide"]
+        [
+            "gather_rows",
+            "gather_rows_wide",
+            "mix_rows",
+            "mix_rows_wide",
+            "mix_weights",
+            "scatter_add_rows",
+            "scatter_add_rows_wide",
+        ]
     ),
     source!("gelu", "../../gelu/kernel.cu", ["gelu", "gelu_backward"]),
     source!(
@@ -64,7 +72,7 @@ pub const SOURCES: &[Source] = &[
         ]
     ),
     source!("glu", "../../glu/kernel.cu", ["glu", "glu_wide", "glu_backward", "glu_backward_wide"]),
-    source!("head", "../../head/kernel.cu", ["head_loss", "head_statistics"]),
+    source!("head", "../../head/kernel.cu", ["head_distill", "head_loss", "head_statistics"]),
     source!(
         "norm",
         "../../norm/kernel.cu",

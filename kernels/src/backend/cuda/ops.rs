@@ -168,6 +168,26 @@ impl<D: Device> Backend for Cuda<D> {
         let out = out.at("embed", 0, rows * width);
         self.rows_by_index((t, table.len / width.max(1)), ids, scale, out, rows, width);
     }
+    fn embed_mix(
+        &self,
+        ids: &CudaIds<D>,
+        weights: &CudaBuf<D>,
+        params: &CudaBuf<D>,
+        table: At,
+        scale: f32,
+        out: &mut CudaBuf<D>,
+        rows: usize,
+        k: usize,
+        width: usize,
+    ) {
+        let (op, n, table_rows) = ("embed_mix", rows * k, table.len / width.max(1));
+        let (t, ids) = (params.at(op, table.offset, table.len), ids.at(op, n));
+        let (weights, out) = (weights.at(op, 0, n), out.at(op, 0, rows * width));
+        let kernel = pick(&[width], "mix_rows_wide", "mix_rows");
+        let per = if width % 4 == 0 { 4 } else { 1 };
+        let args = args![t, ids, weights, out, rows, k, width, table_rows as u32, scale];
+        self.each(kernel, rows * width / per, args);
+    }
     fn norm(
         &self,
         x: &CudaBuf<D>,

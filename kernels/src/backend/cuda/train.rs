@@ -6,9 +6,9 @@ use super::mask::CudaMask;
 use super::ops::{attention_flags, head_rows, norm_sizes};
 use super::{Cuda, Device, Product};
 use crate::adam::AdamStep;
-use crate::backend::{At, AttentionShape, RopeShape, Train};
+use crate::backend::{At, AttentionShape, RopeShape, TeacherRows, Train};
 use crate::glu::Gate;
-use crate::head::LossRow;
+use crate::head::{LossRow, Losses};
 use crate::norm::{NormKind, NormShape};
 
 /// Most shared memory of a block, bytes.
@@ -29,11 +29,21 @@ fn backward_kernels(head_dim: usize) -> BackwardKernels {
 }
 
 impl<D: Device> Cuda<D> {
-    /// table[ids[r]] += scale d[r], in the order of the rows
-    fn add_rows(&self, d: u64, ids: u64, table: (u64, usize), scale: f32, rows: usize, width: usize) {
+    /// table[ids[r]] += scale d[r], or with (weights, k) scale weights[r] d[r / k], in the order of the rows
+    fn add_rows(
+        &self,
+        d: u64,
+        ids: u64,
+        weights: Option<(u64, usize)>,
+        table: (u64, usize),
+        scale: f32,
+        rows: usize,
+        width: usize,
+    ) {
         let kernel = pick(&[width], "scatter_add_rows_wide", "scatter_add_rows");
         let columns = if width % 4 == 0 { 512 } else { 128 };
-        let args = args![d, ids, table.0, rows, width, table.1 as u32, scale];
+        let (weights, per) = weights.unwrap_or((0, 1));
+        let args = args![d, ids, weights, table.0, rows, per, width, table.1 as u32, scale];
         self.launch(kernel, [rows, width.div_ceil(columns), 1], 128, 0, args);
     }
 
@@ -214,13 +224,34 @@ impl<D: Device> Train for Cuda<D> {
         let op = "embed_backward";
         let (d, ids, t) =
             (d.at(op, 0, rows * width), ids.at(op, rows), grads.at(op, table.offset, table.len));
-        self.add_rows(d, ids, (t, table.len / width.max(1)), scale, rows, width);
+        self.add_rows(d, ids, None, (t, table.len / width.max(1)), scale, rows, width);
+    }
+    fn embed_mix_backward(
+        &self,
+        ids: &CudaIds<D>,
+        weights: &CudaBuf<D>,
+        d: &CudaBuf<D>,
+        params: &CudaBuf<D>,
+        table: At,
+        scale: f32,
+        d_weights: &mut CudaBuf<D>,
+        grads: &mut CudaBuf<D>,
+        rows: usize,
+        k: usize,
+        width: usize,
+    ) {
+        let (op, n, table_rows) = ("embed_mix_backward", rows * k, table.len / width.max(1));
+        let (ids, weights, d) = (ids.at(op, n), weights.at(op, 0, n), d.at(op, 0, rows * width));
+        let (t, g) = (params.at(op, table.offset, table.len), grads.at(op, table.offset, table.len));
+        let args = args![t, ids, d, d_weights.at(op, 0, n), n, k, width, table_rows as u32, scale];
+        self.each_warp("mix_weights", n, args);
+        self.add_rows(d, ids, Some((weights, k)), (g, table_rows), scale, n, width);
     }
     fn scatter(&self, d: &CudaBuf<D>, rows: &CudaIds<D>, out: &mut CudaBuf<D>, n: usize, width: usize) {
         self.zero(out);
         let (d, ids, to) =
             (d.at("scatter", 0, n * width), rows.at("scatter", n), out.at("scatter", 0, out.len));
-        self.add_rows(d, ids, (to, out.len / width.max(1)), 1.0, n, width);
+        self.add_rows(d, ids, None, (to, out.len / width.max(1)), 1.0, n, width);
     }
     fn head_loss(
         &self,
@@ -231,18 +262,26 @@ impl<D: Device> Train for Cuda<D> {
         forbid: &[u32],
         width: usize,
         backward: Option<(&mut CudaBuf<D>, &mut CudaBuf<D>)>,
-    ) -> (Vec<f32>, Vec<f32>) {
+    ) -> Losses {
         let (op, n_rows, vocab) = ("head_loss", rows.len(), table.len / width);
         if n_rows == 0 {
-            return (vec![], vec![]);
+            return Losses::default();
         }
         let (h, t) = (hidden.at(op, 0, n_rows * width), params.at(op, table.offset, vocab * width));
         let to =
             backward.map(|(dh, g)| (dh.at(op, 0, n_rows * width), g.at(op, table.offset, vocab * width)));
-        let words = rows.iter().flat_map(|r| [r.target, r.d_log_p.to_bits(), r.d_entropy.to_bits()]);
+        let words = rows.iter().flat_map(|r| {
+            let (noise, observed, weight) = match &r.mixture {
+                Some(m) => ([m.alpha, m.beta], m.observed.map_or(-1, |s| s as i32), m.weight),
+                None => ([0.0, 0.0], -1, 0.0),
+            };
+            let [alpha, beta] = noise.map(f32::to_bits);
+            let loss = [r.target, r.d_log_p.to_bits(), r.d_entropy.to_bits()];
+            loss.into_iter().chain([alpha, beta, observed as u32, weight.to_bits()])
+        });
         let (asked, forbidden) = (self.upload_words(&words.collect::<Vec<_>>()), self.upload_words(forbid));
-        // log-probabilities, then entropies
-        let answers = self.scratch(8 * n_rows);
+        // log-probabilities, then entropies, then divergences
+        let answers = self.scratch(12 * n_rows);
         let tile = head_rows(n_rows, vocab);
         let z = self.scratch(4 * tile * vocab);
         for r0 in (0..n_rows).step_by(tile) {
@@ -259,9 +298,9 @@ impl<D: Device> Train for Cuda<D> {
                 accumulate: false,
             };
             self.product(shape);
-            let (log_p, entropy) = (answers.at + 4 * r0 as u64, answers.at + 4 * (n_rows + r0) as u64);
-            let rows = asked.at + 12 * r0 as u64;
-            let args = args![z.at, rows, forbidden.at, forbid.len(), log_p, entropy, vocab, to.is_some()];
+            let [log_p, entropy, divergence] = [0, 1, 2].map(|i| answers.at + 4 * (i * n_rows + r0) as u64);
+            let (rows, back) = (asked.at + 28 * r0 as u64, to.is_some());
+            let args = args![z.at, rows, forbidden.at, forbid.len(), log_p, entropy, divergence, vocab, back];
             self.launch("head_loss", [n, 1, 1], 256, 0, args);
             if let Some((dh, dt)) = to {
                 self.product(Product {
@@ -285,9 +324,82 @@ impl<D: Device> Train for Cuda<D> {
                 });
             }
         }
-        let mut log_p = self.download(answers.at, 2 * n_rows);
+        let mut log_p = self.download(answers.at, 3 * n_rows);
+        let divergence = log_p.split_off(2 * n_rows);
         let entropy = log_p.split_off(n_rows);
-        (log_p, entropy)
+        Losses { log_p, entropy, divergence }
+    }
+    fn head_distill(
+        &self,
+        hidden: &CudaBuf<D>,
+        params: &CudaBuf<D>,
+        table: At,
+        width: usize,
+        teacher: TeacherRows<'_, CudaBuf<D>>,
+        slopes: &[f32],
+        forbid: &[u32],
+        temperature: f32,
+        backward: Option<(&mut CudaBuf<D>, &mut CudaBuf<D>)>,
+    ) -> Vec<f32> {
+        let (op, n_rows, vocab) = ("head_distill", slopes.len(), table.len / width);
+        assert!(temperature > 0.0, "{op}: temperature {temperature}");
+        assert_eq!(teacher.table.len, vocab * teacher.width, "{op}: the teacher has another vocabulary");
+        if n_rows == 0 {
+            return vec![];
+        }
+        let (h, t) = (hidden.at(op, 0, n_rows * width), params.at(op, table.offset, vocab * width));
+        let their_h = teacher.hidden.at(op, 0, n_rows * teacher.width);
+        let their_t = teacher.params.at(op, teacher.table.offset, teacher.table.len);
+        let to =
+            backward.map(|(dh, g)| (dh.at(op, 0, n_rows * width), g.at(op, table.offset, vocab * width)));
+        let bits: Vec<u32> = slopes.iter().map(|c| c.to_bits()).collect();
+        let (slopes, forbidden) = (self.upload_words(&bits), self.upload_words(forbid));
+        let answers = self.scratch(4 * n_rows);
+        let tile = head_rows(n_rows, vocab);
+        let (z, other) = (self.scratch(4 * tile * vocab), self.scratch(4 * tile * vocab));
+        for r0 in (0..n_rows).step_by(tile) {
+            let (n, at) = (tile.min(n_rows - r0), 4 * (r0 * width) as u64);
+            let shape = Product {
+                a_transposed: false,
+                b_transposed: true,
+                a: h + at,
+                b: t,
+                c: z.at,
+                m: n,
+                n: vocab,
+                k: width,
+                accumulate: false,
+            };
+            self.product(shape);
+            let a = their_h + 4 * (r0 * teacher.width) as u64;
+            self.product(Product { a, b: their_t, c: other.at, k: teacher.width, ..shape });
+            let (slope, out) = (slopes.at + 4 * r0 as u64, answers.at + 4 * r0 as u64);
+            let (count, inverse) = (forbid.len(), 1.0 / temperature);
+            let args = args![z.at, other.at, slope, forbidden.at, count, out, vocab, inverse, to.is_some()];
+            self.launch("head_distill", [n, 1, 1], 256, 0, args);
+            if let Some((dh, dt)) = to {
+                self.product(Product {
+                    b_transposed: false,
+                    a: z.at,
+                    c: dh + at,
+                    n: width,
+                    k: vocab,
+                    ..shape
+                });
+                self.product(Product {
+                    a_transposed: true,
+                    b_transposed: false,
+                    a: z.at,
+                    b: h + at,
+                    c: dt,
+                    m: vocab,
+                    n: width,
+                    k: n,
+                    accumulate: true,
+                });
+            }
+        }
+        self.download(answers.at, n_rows)
     }
     fn pairs(&self, mask: &CudaMask<D>, batch: usize) -> u64 {
         mask.tiles.pairs(batch)

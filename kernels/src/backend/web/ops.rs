@@ -211,6 +211,29 @@ impl Backend for Web {
         }
     }
 
+    fn embed_mix(
+        &self,
+        ids: &WebIds,
+        weights: &WebBuf,
+        params: &WebBuf,
+        table: At,
+        scale: f32,
+        out: &mut WebBuf,
+        rows: usize,
+        k: usize,
+        width: usize,
+    ) {
+        let (op, n, table_rows) = ("embed_mix", rows * k, table.len.checked_div(width).unwrap_or(0));
+        let Some(t) = self.tensor(op, params, table, table_rows * width) else { return };
+        let need = [("ids", ids.len, n), ("weights", weights.len, n), ("out", out.len, rows * width)];
+        if self.fits(op, &need) {
+            let parts = [t, ids.raw.whole(), weights.raw.whole(), out.raw.whole()];
+            let [rows_, k, columns, of] = [rows, k, width, table_rows].map(|x| x as u32);
+            let params = [rows_, k, columns, of, scale.to_bits()];
+            self.record(Kernel::EmbedMix, &parts, &params, threads(rows * width));
+        }
+    }
+
     fn norm(
         &self,
         x: &WebBuf,

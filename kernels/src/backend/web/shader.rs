@@ -4,6 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kernel {
     Embed,
+    EmbedMix,
     CopyColumns,
     Norm,
     Bias,
@@ -61,7 +62,7 @@ impl Kernel {
             Kernel::Glu | Kernel::Gelu | Kernel::Bias | Kernel::CopyColumns | Kernel::Merge { .. } => {
                 &[false, true]
             }
-            Kernel::Norm => &[false, false, false, true],
+            Kernel::Norm | Kernel::EmbedMix => &[false, false, false, true],
             Kernel::Embed | Kernel::Rope | Kernel::Gemm { .. } => &[false, false, true],
             Kernel::Head { .. } => &[false, false, false, false, true],
             Kernel::Attention { .. } => &[false, false, false, false, true, true],
@@ -71,6 +72,7 @@ impl Kernel {
     pub fn label(self) -> &'static str {
         match self {
             Kernel::Embed => "embed",
+            Kernel::EmbedMix => "embed/mix",
             Kernel::CopyColumns => "copy_columns",
             Kernel::Norm => "norm",
             Kernel::Bias => "bias",
@@ -88,6 +90,7 @@ impl Kernel {
     pub fn source(self) -> String {
         match self {
             Kernel::Embed => [EACH, include_str!("../../embed/kernel.wgsl")].concat(),
+            Kernel::EmbedMix => [EACH, include_str!("../../embed/mix.wgsl")].concat(),
             Kernel::CopyColumns => [EACH, include_str!("copy_columns.wgsl")].concat(),
             Kernel::Norm => include_str!("../../norm/kernel.wgsl").into(),
             Kernel::Bias => [EACH, include_str!("../../bias/kernel.wgsl")].concat(),

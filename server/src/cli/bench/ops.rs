@@ -5,7 +5,7 @@
 use hilda_engine::config::ModelConfig;
 use hilda_kernels::adam::{AdamStep, adamw};
 use hilda_kernels::attention::{Tiles, attention, attention_backward};
-use hilda_kernels::head::{self, LossRow, STATS};
+use hilda_kernels::head::{self, LossRow, Mixture, STATS};
 use hilda_kernels::norm::{norm, norm_backward};
 use hilda_kernels::{
     AttentionShape, Base, Gate, HeadJob, NormKind, NormShape, Place, RopeShape, embed, gemm, glu, rope,
@@ -70,7 +70,7 @@ pub fn run(c: &ModelConfig, repeat: usize, peak: &mut Peak, bandwidth: f64) -> V
     rows(&mut b, c);
     heads(&mut b, c);
     b.peak.five();
-    json!({ "parameters": c.parameters(), "peak_bytes": super::peak_bytes(), "ops": b.report() })
+    json!({ "parameters": c.parameters(), "peak_bytes": super::memory::peak(), "ops": b.report() })
 }
 
 /// The products of a layer: few rows (a cached block), a decoding step, a training step and its gradients.
@@ -172,10 +172,14 @@ fn heads(b: &mut Bench, c: &ModelConfig) {
             head::statistics(&hidden, &table, &keys, &mut out, &job)
         });
     }
-    let asked = vec![LossRow { target: 5, d_log_p: -1.0, d_entropy: 0.0 }; 512];
-    let (mut lp, mut en) = (vec![0f32; 512], vec![0f32; 512]);
+    let asked = vec![LossRow { target: 5, d_log_p: -1.0, ..Default::default() }; 512];
     let (mut dh, mut dt) = (vec![0f32; 512 * d], vec![0f32; v * d]);
     b.time("head, loss and gradients, 512 rows", Work::Flops(6.0 * (512 * d * v) as f64), || {
-        head::loss(&hidden, &table, &asked, &[1], d, &mut lp, &mut en, Some((&mut dh, &mut dt)))
+        drop(head::loss(&hidden, &table, &asked, &[1], d, Some((&mut dh, &mut dt))))
+    });
+    let noise = Mixture { alpha: 0.5, beta: 1e-5, observed: Some(9), weight: 1.0 };
+    let mixed = vec![LossRow { target: 5, mixture: Some(noise), ..Default::default() }; 512];
+    b.time("head, mixed noise and gradients, 512 rows", Work::Flops(6.0 * (512 * d * v) as f64), || {
+        drop(head::loss(&hidden, &table, &mixed, &[1], d, Some((&mut dh, &mut dt))))
     });
 }

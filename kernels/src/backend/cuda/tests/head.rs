@@ -4,17 +4,18 @@ use proptest::prelude::*;
 
 use super::super::{Cuda, Device};
 use super::{check, on_every_device};
-use crate::backend::{At, Backend, HeadJob, Train};
+use crate::backend::{At, Backend, HeadJob, TeacherRows, Train};
 use crate::fixtures::{size, values, width};
 use crate::head::tests::{check as check_row, forbidden, requests, table};
-use crate::head::{MAX_TOP_K, RowHead, STATS, reference};
+use crate::head::{MAX_TOP_K, RowHead, STATS, Teacher, reference};
 use crate::rng::{Rng, Stream};
-use crate::tolerance::{HEAD, HEAD_BACKWARD, assert_close};
+use crate::tolerance::{HEAD, HEAD_BACKWARD, HEAD_MIXED, assert_close};
 
 on_every_device!(
     statistics_match,
     a_thousand_races_end_as_in_the_reference,
     loss_and_gradients_match,
+    distillation_matches,
     rows_are_split_over_tiles_of_logits,
     rows_without_a_choice_have_an_answer,
 );
@@ -85,7 +86,8 @@ fn a_thousand_races_end_as_in_the_reference<D: Device>(cuda: &Cuda<D>) {
 
 fn loss_and_gradients_match<D: Device>(cuda: &Cuda<D>) {
     check(24, (size(), width(), vocabulary(), any::<u64>()), |(rows, width, vocab, seed)| {
-        loss(cuda, rows, width, vocab, seed, HEAD_BACKWARD);
+        let near = if seed % 2 == 1 { HEAD_MIXED } else { HEAD_BACKWARD };
+        loss(cuda, rows, width, vocab, seed, near);
     });
 }
 
@@ -105,18 +107,63 @@ pub(super) fn loss<D: Device>(
     params.extend_from_slice(&table);
     let at = At { offset: 64, len: table.len() };
     let (h, p) = (cuda.f32s(&hidden), cuda.f32s(&params));
-    let (lp, en) = cuda.head_loss(&h, &p, at, &asked, &forbid, width, None);
-    assert_close("log p", &lp, &want.0, HEAD);
-    assert_close("entropy", &en, &want.1, HEAD);
+    let got = cuda.head_loss(&h, &p, at, &asked, &forbid, width, None);
+    assert_close("log p", &got.log_p, &want.0.log_p, HEAD);
+    assert_close("entropy", &got.entropy, &want.0.entropy, HEAD);
+    assert_close("divergence", &got.divergence, &want.0.divergence, HEAD_MIXED);
     let mut dh = cuda.f32s(&vec![f32::NAN; rows * width]);
     let mut grads = values(seed ^ 2, params.len());
     let mut g = cuda.f32s(&grads);
-    let (lp, en) = cuda.head_loss(&h, &p, at, &asked, &forbid, width, Some((&mut dh, &mut g)));
-    assert_close("log p with gradient", &lp, &want.0, HEAD);
-    assert_close("entropy with gradient", &en, &want.1, HEAD);
-    assert_close("d_hidden", &cuda.all(&dh), &want.2, tolerance);
-    grads[64..].iter_mut().zip(&want.3).for_each(|(g, d)| *g += d);
+    let again = cuda.head_loss(&h, &p, at, &asked, &forbid, width, Some((&mut dh, &mut g)));
+    assert_eq!(again, got, "with gradient");
+    assert_close("d_hidden", &cuda.all(&dh), &want.1, tolerance);
+    grads[64..].iter_mut().zip(&want.2).for_each(|(g, d)| *g += d);
     assert_close("d_table accumulates", &cuda.all(&g), &grads, tolerance);
+}
+
+fn distillation_matches<D: Device>(cuda: &Cuda<D>) {
+    let temperature = prop_oneof![Just(1f32), 0.5f32..3.0];
+    check(16, (size(), width(), width(), vocabulary(), temperature, any::<u64>()), |input| {
+        let (rows, width, theirs, vocab, temperature, seed) = input;
+        distill(cuda, rows, [width, theirs], vocab, temperature, seed);
+    });
+}
+
+pub(super) fn distill<D: Device>(
+    cuda: &Cuda<D>,
+    rows: usize,
+    [width, theirs]: [usize; 2],
+    vocab: usize,
+    temperature: f32,
+    seed: u64,
+) {
+    let (hidden, table) = (values(seed, rows * width), values(seed ^ 1, vocab * width));
+    let (th, tt) = (values(seed ^ 21, rows * theirs), values(seed ^ 22, vocab * theirs));
+    let (forbid, slopes) = (forbidden(seed, vocab), values(seed ^ 3, rows));
+    let teacher = Teacher { hidden: &th, table: &tt, width: theirs };
+    let want = reference::distill(&hidden, &table, width, teacher, &slopes, &forbid, temperature);
+    let behind = |t: &[f32]| [vec![5.0; 64], t.to_vec()].concat();
+    let (params, own) = (behind(&table), At { offset: 64, len: table.len() });
+    let (h, p) = (cuda.f32s(&hidden), cuda.f32s(&params));
+    let (their_h, their_p) = (cuda.f32s(&th), cuda.f32s(&behind(&tt)));
+    let teacher = TeacherRows {
+        hidden: &their_h,
+        params: &their_p,
+        table: At { offset: 64, len: tt.len() },
+        width: theirs,
+    };
+    let far = 1.0 + 1.0 / temperature as f64;
+    let plain = cuda.head_distill(&h, &p, own, width, teacher, &slopes, &forbid, temperature, None);
+    assert_close("divergence", &plain, &want.0, HEAD.times(4.0 * far));
+    let mut dh = cuda.f32s(&vec![f32::NAN; rows * width]);
+    let mut grads = values(seed ^ 2, params.len());
+    let mut g = cuda.f32s(&grads);
+    let backward = Some((&mut dh, &mut g));
+    let again = cuda.head_distill(&h, &p, own, width, teacher, &slopes, &forbid, temperature, backward);
+    assert_eq!(again, plain, "with gradient");
+    assert_close("d_hidden", &cuda.all(&dh), &want.1, HEAD_BACKWARD.times(far));
+    grads[64..].iter_mut().zip(&want.2).for_each(|(g, d)| *g += d);
+    assert_close("d_table accumulates", &cuda.all(&g), &grads, HEAD_BACKWARD.times(far));
 }
 
 /// More rows than the scratch memory holds logits of.

@@ -58,6 +58,7 @@ fn attention(cuda: &Cuda<Shim>) {
 fn rows_of_the_head(cuda: &Cuda<Shim>) {
     for seed in 0..2 {
         head::loss(cuda, 3, 5, 700, seed, HEAD_BACKWARD);
+        head::distill(cuda, 3, [5, 4], 700, 1.5, seed);
         for temperature in [0.0, 1.0] {
             head::statistics(cuda, 3, 5, 700, 4, temperature, seed);
         }
@@ -74,6 +75,7 @@ fn rows(cuda: &Cuda<Shim>) {
         crate::embed::reference::scatter_add(&d, &ids, 1.0, &mut table, 40);
         assert_close("scatter", &cuda.all(&out), &table, crate::tolerance::SCATTER.times(10.0));
     }
+    ops::mixtures(cuda, 60, 5, 5, 40, 1);
 }
 
 fn sums(cuda: &Cuda<Shim>) {
@@ -132,7 +134,7 @@ fn a_shifted_index_is_noticed() {
         ("attention", "tx * STEP + c % STEP", "tx * STEP + (c + 1) % STEP", &attention),
         ("attention", "k0 % MASK_TILE + tx", "k0 % MASK_TILE + tx + 1", &attention),
         ("attention", "(c / 4 ^ swap<WIDTH>(r))", "(c / 4 ^ swap<WIDTH>(r + 1))", &attention),
-        ("head", "float c = rows[3 * row + 1]", "float c = rows[3 * row + 2]", &rows_of_the_head),
+        ("head", "float c = rows[1]", "float c = rows[2]", &rows_of_the_head),
         ("embed", "__ffs(left) - 1", "__ffs(left)", &rows),
         ("reduce", "begin + CHUNK", "begin + CHUNK - 4", &sums),
         ("norm", "memory[i * width + c]", "memory[i * width + c / 2]", &norms),

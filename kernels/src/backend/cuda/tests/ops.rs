@@ -19,6 +19,7 @@ on_every_device!(
     products_of_large_matrices_match,
     long_sums_are_split_and_still_match,
     rows_by_index_match,
+    mixtures_of_rows_match,
     norms_match,
     biases_match,
     rotations_match,
@@ -153,6 +154,43 @@ pub(super) fn norm<D: Device>(cuda: &Cuda<D>, s: NormShape, bias: bool, accumula
     cuda.norm_backward(&gdy, &gx, &gp, at, bias_at, &mut gdx, &mut gg, s);
     assert_close("dx", &cuda.all(&gdx), &dx, NORM_BACKWARD);
     assert_close("dw and db", &cuda.all(&gg), &grads, NORM_BACKWARD.times(5.0));
+}
+
+fn mixtures_of_rows_match<D: Device>(cuda: &Cuda<D>) {
+    check(
+        24,
+        (size(), 0usize..6, 1usize..40, width(), any::<u64>()),
+        |(rows, k, table_rows, width, seed)| {
+            mixtures(cuda, rows, k, table_rows, width, seed);
+        },
+    );
+}
+
+pub(super) fn mixtures<D: Device>(
+    cuda: &Cuda<D>,
+    rows: usize,
+    k: usize,
+    table_rows: usize,
+    width: usize,
+    seed: u64,
+) {
+    let (ids, scale) = (ids(seed, rows * k, table_rows), 1.5);
+    let (table, weights) = (values(seed, table_rows * width), values(seed ^ 1, rows * k));
+    let (params, at) = behind(&table);
+    let (gp, gi, gw) = (cuda.f32s(&params), cuda.u32s(&ids), cuda.f32s(&weights));
+    let mut out = cuda.f32s(&vec![f32::NAN; rows * width]);
+    cuda.embed_mix(&gi, &gw, &gp, at, scale, &mut out, rows, k, width);
+    let want = embed::reference::mix(&table, &ids, &weights, scale, rows, width);
+    assert_close("embed_mix", &cuda.all(&out), &want, SCATTER.times(10.0));
+    let d = values(seed ^ 2, rows * width);
+    let (gd, mut dw) = (cuda.f32s(&d), cuda.f32s(&vec![f32::NAN; rows * k]));
+    let mut grads = cuda.f32s(&params);
+    cuda.embed_mix_backward(&gi, &gw, &gd, &gp, at, scale, &mut dw, &mut grads, rows, k, width);
+    let want = embed::reference::mix_backward(&table, &ids, &weights, &d, scale, width);
+    assert_close("d_weights", &cuda.all(&dw), &want.0, SCATTER.times(40.0));
+    let sum: Vec<f32> =
+        params.iter().enumerate().map(|(i, p)| p + if i < 64 { 0.0 } else { want.1[i - 64] }).collect();
+    assert_close("d_table accumulates", &cuda.all(&grads), &sum, SCATTER.times(40.0));
 }
 
 fn norms_match<D: Device>(cuda: &Cuda<D>) {

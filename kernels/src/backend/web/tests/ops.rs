@@ -8,7 +8,7 @@ use crate::attention::rule::{Base, MaskRule, Place};
 use crate::backend::{At, AttentionShape, Backend, RopeShape};
 use crate::glu::Gate;
 use crate::norm::{NormKind, NormShape};
-use crate::{attention, gelu, gemm, glu, norm, rope};
+use crate::{attention, embed, gelu, gemm, glu, norm, rope};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -41,6 +41,25 @@ fn embed_and_gather_copy_rows() {
         let (x, mut out) = (web.f32s(&data[64..]), web.buf(rows * width));
         web.gather(&x, &gpu_ids, &mut out, rows, width);
         assert_eq!(web.all(&out), want);
+    }
+}
+
+#[test]
+fn mixtures_of_rows_match() {
+    let Some(web) = web("mixtures_of_rows_match") else { return };
+    for (rows, k, width, table_rows) in
+        [(0, 2, 3, 2), (1, 0, 5, 1), (5, 1, 7, 4), (33, 4, 96, 50), (70, 9, 65, 9)]
+    {
+        let mut data = vec![0.0; 64];
+        data.extend(normals(1, table_rows * width, 1.0));
+        let table = At { offset: 64, len: table_rows * width };
+        let ids: Vec<u32> = (0..rows * k).map(|r| (r * 7 % table_rows) as u32).collect();
+        let weights = normals(2, rows * k, 1.0);
+        let (params, gpu_ids, gpu_weights) = (web.f32s(&data), web.u32s(&ids), web.f32s(&weights));
+        let mut out = web.buf(rows * width);
+        web.embed_mix(&gpu_ids, &gpu_weights, &params, table, 0.5, &mut out, rows, k, width);
+        let want = embed::reference::mix(&data[64..], &ids, &weights, 0.5, rows, width);
+        close("mix", &web.all(&out), &want, 2e-6, 1e-5);
     }
 }
 

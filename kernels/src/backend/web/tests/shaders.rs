@@ -8,7 +8,7 @@ use wgpu::naga::{AddressSpace, proc::Layouter};
 
 fn variants() -> Vec<Kernel> {
     use Kernel::*;
-    let mut all = vec![Embed, CopyColumns, Norm, Bias, Rope, Glu, Gelu];
+    let mut all = vec![Embed, EmbedMix, CopyColumns, Norm, Bias, Rope, Glu, Gelu];
     for vectors in [false, true] {
         all.extend([FLAT, SMALL, LARGE].map(|tile| Kernel::Gemm { tile, vectors }));
         all.extend([1, 6, 32, 64, 80, 128, 256].map(|head_dim| Kernel::Attention { head_dim, vectors }));
