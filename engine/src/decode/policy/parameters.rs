@@ -492,7 +492,7 @@ static CANDIDATE: [Parameter; 11] = [
         &["exact", "prefix", "dual"],
         "with sight of the whole text: keep what was computed before the block, or around it, for as long as the block is written; faster and approximate (Fast-dLLM)",
     ),
-    number("cache_block", "tokens", "32", (4.0, 256.0), 4.0, "tokens of a block under an approximate cache"),
+    number("cache_block", "tokens", "32", (4.0, 256.0), 1.0, "tokens of a block under an approximate cache"),
     number(
         "cache_refresh",
         "forwards",

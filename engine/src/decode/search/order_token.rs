@@ -10,8 +10,9 @@
 //! score = parent's score + sum over i in block n of ln p(f_i | f without block n)
 //! ```
 //!
-//! The other steps of the block are ordinary: r surest tokens per beam and forward. With K beams and one root this costs
-//! S K + B K^2 - (K^2 - 1) forwards for S steps and B blocks. The best K are kept in order of score, then parent, then child.
+//! The other steps of the block are ordinary: r surest tokens per beam and forward. With K beams and one root, S steps and
+//! B blocks this costs S K + B K^2 - (K^2 - 1) forwards, and (K - 1) (S / B - 1) less than that because after the last choice
+//! only the best beam is written on. Without `accumulate` that choice is by the last block's score alone. The best K are kept in order of score, then parent, then child.
 //!
 //! With a `budget` of forwards the search narrows to its best beam at the block from which searching on would exceed it.
 //! Only with attention to the whole text: without later blocks in sight the score is the first forward's own.
@@ -192,10 +193,6 @@ impl OrderToken {
             }
         };
         let done = self.children.is_empty() && self.beams.iter().all(|b| b.decoder.active().is_none());
-        if done && self.beams.len() > 1 {
-            // pruning has put the best one first
-            self.beams.truncate(1);
-        }
         Ok(Progress { event, fired, done })
     }
 
@@ -242,6 +239,11 @@ impl OrderToken {
     /// Goes to the beam that has to write next, from `at` on, or to the next block.
     fn next_phase(&mut self, at: usize, forwards: u32) {
         let block = self.block;
+        // nothing will be chosen any more: the others need no end
+        let state = self.beams[0].decoder.state();
+        if state.masked(state.block_range(block).end..state.len()).next().is_none() {
+            self.beams.truncate(1);
+        }
         let writes = |b: &Beam| b.decoder.active().is_some_and(|a| a == block);
         if let Some(next) = (at..self.beams.len()).find(|i| writes(&self.beams[*i])) {
             self.phase = Phase::Write(next);
