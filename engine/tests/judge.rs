@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hilda_engine::config::{ModelSpec, PackingSpec};
 use hilda_engine::data::{Packed, Tokenizer, bpe};
-use hilda_engine::decode::{Attention, PolicySpec};
+use hilda_engine::decode::{Attention, Method, PolicySpec};
 use hilda_engine::diffusion::likelihood::{Estimator, Evaluation, evaluate, plan_rows};
 use hilda_engine::eval::edits::write;
 use hilda_engine::eval::judge::{NotCausal, Score, TextJudge};
@@ -96,13 +96,13 @@ fn every_edit_has_a_gain() {
     let judge = TextJudge::new(&model(&tokenizer, Attention::Causal), self::tokenizer()).unwrap();
     let mut session = Session::new(&Cpu, Arc::new(Weights::new(&Cpu, &writer)), 48);
     let mut text = |tau_edit: Option<f32>, seed| {
-        let policy = PolicySpec::Edit {
+        let policy = PolicySpec::from(Method::Edit {
             tau_mask: 0.1,
             tau_edit,
             max_post: 4,
             max_returns: Some(1),
             score: hilda_engine::decode::policy::Score::TopProb,
-        };
+        });
         let request = Request { policy: Some(policy), temperature: 1.0, seed, ..Request::new("Tom", 12) };
         let text = write(&mut session, writer.serving, &tokenizer, &request, &judge).unwrap();
         let again = write(&mut session, writer.serving, &tokenizer, &request, &judge).unwrap();

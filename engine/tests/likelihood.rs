@@ -171,8 +171,7 @@ fn two_streams_equal_the_cached_session() {
                 want: Want {
                     rows: masked.iter().map(|i| *i as u32).collect(),
                     top_k: 8,
-                    temperature: 0.0,
-                    seed: 0,
+                    ..Default::default()
                 },
             };
             let stats = session.answer(&request).unwrap();

@@ -100,7 +100,7 @@ mod tests {
             margin: 5.0,
             top: vec![(1, 0.99)],
         };
-        RowStats { rows: vec![row; request.want.rows.len()] }
+        RowStats { rows: vec![row; request.want.rows.len()], ..Default::default() }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The side panel: presets, the policy with all its parameters, temperature, length, seed, what a position sees.
 
-use hilda_engine::decode::PolicySpec;
 use hilda_engine::decode::policy::{Parameter, PolicyInfo};
+use hilda_engine::decode::{Method, PolicySpec};
 use leptos::prelude::*;
 use serde_json::Value;
 
@@ -45,7 +45,7 @@ pub fn Panel(
             }}
             <Seed settings/>
             <Sight settings model holes/>
-            {move || model.get().filter(|m| !m.serving.edits && matches!(settings.with(|s| s.policy), PolicySpec::Edit { .. } | PolicySpec::Remask { .. })).map(|_| view! {
+            {move || model.get().filter(|m| !m.serving.edits && matches!(settings.with(|s| s.policy.method), Method::Edit { .. } | Method::Remask { .. })).map(|_| view! {
                 <p class="hint">"This model was not trained to edit: words once written will rarely change."</p>
             })}
         </section>
@@ -105,6 +105,10 @@ fn Policy(settings: RwSignal<Settings>, info: &'static PolicyInfo, preset: Memo<
     view! {
         {first.iter().map(dial).collect_view()}
         {rest}
+        <details>
+            <summary>"Which words may be written"</summary>
+            {PolicySpec::candidate_parameters().iter().map(dial).collect_view()}
+        </details>
         <p class="meaning source">{info.title}": "{info.meaning}". "<cite>{info.paper}</cite></p>
     }
 }
@@ -136,7 +140,8 @@ fn PolicyDial(
     let number = Signal::derive(move || value.get().as_f64().unwrap_or(0.0));
     let whole = parameter.step >= 1.0;
     let write = move |v: f64| set(if whole { (v as u64).into() } else { v.into() });
-    let default_number = default.as_f64().unwrap_or(0.0);
+    // what is off unless asked for begins where it changes least
+    let default_number = default.as_f64().or(parameter.range.map(|r| r.1)).unwrap_or(0.0);
     let off = parameter.optional.then(|| view! {
         <label class="check">
             <input

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hilda_engine::decode::{Attention, PolicySpec, Trajectory};
+use hilda_engine::decode::{Attention, Method, Trajectory};
 use leptos::prelude::*;
 
 use super::address;
@@ -236,7 +236,7 @@ impl Session {
             whole: settings.whole || has_holes(&prompt),
             prompt,
             length: settings.length,
-            policy: if causal { PolicySpec::LeftToRight {} } else { settings.policy },
+            policy: if causal { Method::LeftToRight {}.into() } else { settings.policy },
             temperature: settings.temperature,
             seed: settings.seed,
         };

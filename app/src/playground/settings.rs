@@ -68,12 +68,15 @@ impl Settings {
         Settings { preset, policy, ..self }
     }
 
-    /// The same with a policy's defaults.
+    /// The same with a policy's defaults; which words may be written stays.
     pub fn with_kind(self, kind: &str) -> Settings {
         let mut value = serde_json::Map::new();
         value.insert("kind".into(), kind.into());
         match serde_json::from_value(Value::Object(value)) {
-            Ok(policy) => Settings { preset: Preset::Custom, policy, ..self },
+            Ok(policy) => {
+                let policy = PolicySpec { candidate: self.policy.candidate, ..policy };
+                Settings { preset: Preset::Custom, policy, ..self }
+            }
             Err(_) => self,
         }
     }

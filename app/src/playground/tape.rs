@@ -164,7 +164,7 @@ impl Tape {
         match step.kind {
             StepKind::Denoise | StepKind::User => {}
             StepKind::Prefill => return,
-            StepKind::Store | StepKind::Refresh => {
+            StepKind::Store | StepKind::Refresh | StepKind::Guide => {
                 self.silent += 1;
                 return;
             }

@@ -82,7 +82,7 @@ impl Remote {
         let bytes = Uint8Array::new(buffer.unchecked_ref()).to_vec();
         let values: Vec<f32> =
             bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let pending = Pending { rows: request.want.rows.len(), top_k: request.want.top_k };
+        let pending = Pending::within(request, values.len());
         if values.len() != pending.len() {
             let got = format!("{} numbers in place of {}", values.len(), pending.len());
             return Err(RemoteError::Refused(got));

@@ -3,7 +3,10 @@
 use hilda_kernels::{Base, MaskRule, head::MAX_TOP_K};
 use serde::{Deserialize, Serialize};
 
-use super::{DecodeError, policy::PolicySpec};
+use super::{
+    DecodeError,
+    policy::{Eos, Method, PolicySpec},
+};
 
 /// Longest sequence a decoder or a replay sets up (trajectories come from strangers).
 pub const MAX_LENGTH: u32 = 1 << 20;
@@ -175,6 +178,11 @@ impl DecodeConfig {
         } else if self.early_stop {
             return Err(DecodeError::NoEos);
         }
+        match (self.eos_id, self.policy.candidate.eos) {
+            (None, Eos::Last) => return Err(DecodeError::EosControl { eos: "last" }),
+            (None, Eos::Never) => return Err(DecodeError::EosControl { eos: "never" }),
+            _ => {}
+        }
         for id in &self.forbid {
             in_range("forbidden token", *id)?;
         }
@@ -202,7 +210,7 @@ impl DecodeConfig {
                     needed: "the logit shift (row n - 1 predicts position n)",
                 });
             }
-            if !matches!(self.policy, PolicySpec::LeftToRight {}) {
+            if !matches!(self.policy.method, Method::LeftToRight {}) {
                 return Err(DecodeError::Causal { needed: "the policy left_to_right" });
             }
             if self.max_steps.is_some() {
@@ -212,7 +220,7 @@ impl DecodeConfig {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return Err(DecodeError::Temperature { temperature: self.temperature });
         }
-        if matches!(self.policy, PolicySpec::EntropyBound { .. }) && self.temperature > 1.0 {
+        if matches!(self.policy.method, Method::EntropyBound { .. }) && self.temperature > 1.0 {
             return Err(DecodeError::EntropyBoundTemperature { temperature: self.temperature });
         }
         if self.top_k > MAX_TOP_K {

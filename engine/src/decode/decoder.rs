@@ -1,25 +1,16 @@
 //! The decoding loop without its forwards: [`Decoder::next`] says what must be computed, [`Decoder::apply`] turns
 //! the statistics into actions.
 //!
-//! Forwards by attention:
-//! - bidirectional: every forward computes all positions, nothing is cached;
-//! - block-causal: one `Store` forward over the complete blocks before the active one (the prefill, later the
-//!   finished block), then forwards over the active block alone. Exact: finished blocks do not see later ones.
-//!   The store pass comes when the next block needs it, so none is spent after the last block;
-//! - causal: every forward stores the positions not yet cached and predicts the first masked one.
-//!
-//! With the logit shift, position n is predicted from the hidden row of n - 1; the driver keeps that row for the
-//! last position it stored. When stale entries are dropped, one more block (or position) is dropped with them, so
-//! that this row is computed again.
+//! What a forward computes and what is cached is decided in `forward.rs`.
 
 use super::{
-    Action, ActionKind, Attention, CacheOp, DecodeConfig, DecodeError, ForwardRequest, RowStats, State,
-    Status, Trajectory, Want,
-    policy::{Fired, Policy, Row, View},
+    Action, ActionKind, CacheOp, DecodeConfig, DecodeError, ForwardRequest, RowStats, State, Status,
+    Trajectory,
+    forward::Pending,
+    policy::{Confidence, Fired, Policy, Row, View},
+    rows,
     rules::{best, cap, check_plan},
-    trajectory::{
-        CacheEvent, Footer, Header, Ledger, Provenance, RowRecord, StepKind, StepRecord, Stop, VERSION,
-    },
+    trajectory::{Footer, Header, Ledger, Provenance, RowRecord, StepKind, StepRecord, Stop, VERSION},
 };
 
 /// What one [`Decoder::apply`] did.
@@ -44,20 +35,20 @@ pub(super) struct BlockRun {
     pub post: u32,
     /// tokens each position held since the block was opened
     pub held: Vec<Vec<u32>>,
+    /// distribution of each masked position in the forward before, and how far it moved in each since the second; for
+    /// policies that compare
+    pub before: Vec<Option<Vec<f32>>>,
+    pub kl: Vec<Vec<f32>>,
 }
 
-#[derive(Clone, Debug)]
-struct Pending {
-    request: ForwardRequest,
-    kind: StepKind,
-    block: u32,
-}
+/// KL history and distributions of the positions of a block.
+type Moved = (Vec<Vec<f32>>, Vec<Option<Vec<f32>>>);
 
 /// One sequence being decoded.
 #[derive(Debug)]
 pub struct Decoder {
     pub(super) config: DecodeConfig,
-    policy: Box<dyn Policy>,
+    pub(super) policy: Box<dyn Policy>,
     pub(super) state: State,
     pub(super) blocks: Vec<BlockRun>,
     /// forwards so far
@@ -65,9 +56,11 @@ pub struct Decoder {
     /// denoising forwards since the start or the last reopening: what `max_steps` limits
     pub(super) counted_steps: u32,
     /// positions in the driver's cache, and how many of them still hold
-    cached: u32,
+    pub(super) cached: u32,
     pub(super) valid: u32,
     pending: Option<Pending>,
+    /// logits of the block's open rows without the prompt, until the guided forward
+    pub(super) unguided: Option<Vec<f32>>,
     pub(super) stop: Option<Stop>,
     ledger: Ledger,
     steps: Vec<StepRecord>,
@@ -97,6 +90,7 @@ impl Decoder {
             cached: 0,
             valid: 0,
             pending: None,
+            unguided: None,
             stop: None,
             ledger: Ledger::default(),
             steps: Vec::new(),
@@ -169,8 +163,11 @@ impl Decoder {
             rule: None,
             forced: false,
         };
-        if kind == StepKind::Denoise {
-            self.denoise(&request, &stats, &mut record)?;
+        let rows = stats.rows.len() + request.want.whole.len();
+        match kind {
+            StepKind::Denoise => self.denoise(&request, &stats, &mut record)?,
+            StepKind::Guide => self.unguided = Some(stats.logits),
+            _ => {}
         }
         match request.cache {
             CacheOp::None => {}
@@ -183,7 +180,7 @@ impl Decoder {
         self.step += 1;
         self.pending = None;
         self.settle();
-        self.record(&record, stats.rows.len());
+        self.record(&record, rows);
         Ok(StepEvent { record, masked: self.state.masked_left(), stop: self.stop })
     }
 
@@ -241,84 +238,12 @@ impl Decoder {
         self.stop = self.stop.or(Some(Stop::Complete));
     }
 
-    /// Which forward the active block needs next.
-    fn plan_forward(&mut self, block: u32) -> Pending {
-        let range = self.state.block_range(block);
-        let revises = self.policy.post_budget() > 0;
-        let in_block = |p: &u32| {
-            self.state.is_masked(*p) || revises && matches!(self.state.status(*p), Status::Committed { .. })
-        };
-        let first = u32::from(self.config.shift);
-        let (kind, queries, cache, rows): (_, Vec<u32>, _, Vec<u32>) = match self.config.attention {
-            Attention::Bidirectional => {
-                let rows = (first..self.state.len())
-                    .filter(|p| if range.contains(p) { in_block(p) } else { self.state.is_masked(*p) });
-                (StepKind::Denoise, (0..self.state.len()).collect(), CacheOp::None, rows.collect())
-            }
-            Attention::BlockCausal => {
-                let stale = self.cached > self.valid;
-                if stale && self.config.shift && self.valid > 0 {
-                    self.valid = self.state.block_range(self.state.block_of(self.valid - 1)).start;
-                }
-                let valid = self.valid;
-                if valid < range.start && stale {
-                    let queries = self.state.block_range(self.state.block_of(valid)).collect();
-                    (StepKind::Refresh, queries, CacheOp::Truncate { keep: valid }, Vec::new())
-                } else if valid < range.start {
-                    let kind = if self.step == 0 { StepKind::Prefill } else { StepKind::Store };
-                    (kind, (valid..range.start).collect(), CacheOp::Store, Vec::new())
-                } else {
-                    let cache = if stale { CacheOp::Truncate { keep: valid } } else { CacheOp::None };
-                    let rows = range.clone().filter(|p| *p >= first).filter(in_block).collect();
-                    (StepKind::Denoise, range.collect(), cache, rows)
-                }
-            }
-            Attention::Causal => {
-                let target = self.state.masked(range).next().unwrap_or(self.state.len());
-                let stale = self.cached > self.valid;
-                if (stale && self.valid > 0) || self.valid == target {
-                    self.valid = self.valid.min(target) - 1;
-                }
-                let stale = self.cached > self.valid;
-                let cache = if stale { CacheOp::Truncate { keep: self.valid } } else { CacheOp::Store };
-                (StepKind::Denoise, (self.valid..target).collect(), cache, vec![target])
-            }
-        };
-        let request = ForwardRequest {
-            sequence: self.config.sequence,
-            step: self.step,
-            ids: queries.iter().map(|p| self.state.id(*p)).collect(),
-            query_positions: queries,
-            rule: self.config.attention.rule(),
-            block_size: self.config.block_size,
-            cache,
-            want: Want {
-                rows,
-                top_k: self.config.top_k,
-                temperature: self.config.temperature,
-                seed: self.config.seed,
-            },
-        };
-        Pending { request, kind, block }
-    }
-
-    fn cache_event(&self, request: &ForwardRequest) -> CacheEvent {
-        let first = request.query_positions.first().copied().unwrap_or(0);
-        let last = request.query_positions.last().map_or(0, |p| p + 1);
-        match request.cache {
-            CacheOp::None => CacheEvent { reused: self.cached, ..Default::default() },
-            CacheOp::Store => CacheEvent { reused: self.cached, stored: Some((first, last)), dropped: None },
-            CacheOp::Truncate { keep } => {
-                CacheEvent { reused: keep, stored: None, dropped: Some((keep, self.cached)) }
-            }
-        }
-    }
-
     fn check_stats(&self, request: &ForwardRequest, stats: &RowStats) -> Result<(), DecodeError> {
         let (wanted, got) = (request.want.rows.len(), stats.rows.len());
         if wanted != got {
             return Err(DecodeError::RowCount { wanted, got });
         }
+        rows::check(&self.config, request, stats)?;
         for (pos, head) in request.want.rows.iter().zip(&stats.rows) {
             let bad = |field, value| DecodeError::BadRow { pos: *pos, field, value };
             for (field, value) in [
@@ -361,18 +286,26 @@ impl Decoder {
     ) -> Result<(), DecodeError> {
         let block = record.block;
         let range = self.state.block_range(block);
+        let heads = rows::refined(&self.config, &self.state, request, stats, self.unguided.as_deref())?;
+        let moved = self.compared(block, request, stats);
         let run = &self.blocks[block as usize];
+        let temperature = self.config.temperature;
+        let drawn = temperature > 0.0 && self.config.policy.candidate.confidence == Confidence::Drawn;
         let rows: Vec<Row> = request
             .want
             .rows
             .iter()
-            .zip(&stats.rows)
+            .zip(&heads)
             .map(|(pos, head)| {
                 let active = range.contains(pos);
-                let held = if active { run.held[(pos - range.start) as usize].as_slice() } else { &[] };
+                let at = pos.wrapping_sub(range.start) as usize;
+                let held = if active { run.held[at].as_slice() } else { &[] };
+                let kl = moved.as_ref().filter(|_| active).map_or(&[][..], |(kl, _)| &kl[at]);
                 let (status, current) = (self.state.status(*pos), self.state.id(*pos));
                 let informed = self.config.informed(*pos);
-                Row { pos: *pos, status, current, active, informed, head, held }
+                let p = if drawn { head.q_candidate(temperature) } else { head.p_candidate() };
+                let confidence = p.min(1.0);
+                Row { pos: *pos, status, current, active, informed, head, held, confidence, kl }
             })
             .collect();
         let view = View {
@@ -384,6 +317,8 @@ impl Decoder {
             temperature: self.config.temperature,
             seed: self.config.seed,
             sequence: self.config.sequence,
+            statuses: self.state.statuses(),
+            eos: self.config.eos_id,
             rows: &rows,
         };
         let open = |r: &&Row| r.active && r.masked();
@@ -402,7 +337,11 @@ impl Decoder {
             state.act(request.step, a)?;
         }
         self.state = state;
+        self.unguided = None;
         let run = &mut self.blocks[block as usize];
+        if let Some((kl, before)) = moved {
+            (run.kl, run.before) = (kl, before);
+        }
         for a in plan.actions.iter().filter(|a| a.kind != ActionKind::Remask) {
             run.held[(a.pos - range.start) as usize].push(a.new);
         }
@@ -417,6 +356,27 @@ impl Decoder {
         record.rule = Some(plan.rule);
         self.settle();
         self.stop_early(request.step, block, &mut record.actions)
+    }
+
+    /// How far each position of the block has moved in this and earlier forwards, and where it is now; nothing for
+    /// policies that do not ask.
+    fn compared(&self, block: u32, request: &ForwardRequest, stats: &RowStats) -> Option<Moved> {
+        if !self.policy.compares() {
+            return None;
+        }
+        let (range, run) = (self.state.block_range(block), &self.blocks[block as usize]);
+        let mut kl = run.kl.clone();
+        kl.resize(range.len(), Vec::new());
+        let mut before = vec![None; range.len()];
+        for (i, pos) in request.want.whole.iter().enumerate().filter(|(_, p)| self.state.is_masked(**p)) {
+            let at = (pos - range.start) as usize;
+            let now = rows::probabilities(&self.config, rows::row(&self.config, stats, i));
+            if let Some(then) = run.before.get(at).and_then(Option::as_ref) {
+                kl[at].push(rows::divergence(&now, then));
+            }
+            before[at] = Some(now);
+        }
+        Some((kl, before))
     }
 
     /// End-of-text written and nothing before it masked: the remaining masks become end-of-text. A policy that

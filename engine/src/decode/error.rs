@@ -37,6 +37,8 @@ pub enum DecodeError {
     TopK { top_k: usize, max: usize },
     #[error("early_stop needs eos_id")]
     NoEos,
+    #[error("eos = {eos} needs eos_id: the model has no end of text")]
+    EosControl { eos: &'static str },
     #[error(transparent)]
     Policy(#[from] PolicyError),
     #[error("apply was called without a pending forward")]
@@ -45,6 +47,8 @@ pub enum DecodeError {
     ForwardPending,
     #[error("{wanted} rows were asked for, {got} came back")]
     RowCount { wanted: usize, got: usize },
+    #[error("{wanted} logits were asked for, {got} came back")]
+    LogitCount { wanted: usize, got: usize },
     #[error("the statistics of position {pos} are not usable: {field} = {value}")]
     BadRow { pos: u32, field: &'static str, value: f32 },
     #[error("the policy broke a rule at position {pos}: {rule}")]

@@ -8,7 +8,9 @@ mod config;
 mod decoder;
 mod drive;
 mod error;
+mod forward;
 pub mod policy;
+mod rows;
 mod rules;
 mod state;
 #[cfg(test)]
@@ -22,7 +24,7 @@ pub use config::{Attention, DecodeConfig, MAX_LENGTH};
 pub use decoder::{Decoder, StepEvent};
 pub use drive::drive;
 pub use error::DecodeError;
-pub use policy::{Policy, PolicySpec};
+pub use policy::{Method, Policy, PolicySpec};
 pub use state::{Action, ActionKind, CERTAIN, State, Status};
 pub use trajectory::{Ledger, StepKind, StepRecord, Stop, Trajectory};
 pub use verify::{Agreement, VerifyError, verify};
@@ -63,7 +65,7 @@ pub enum CacheOp {
 }
 
 /// Statistics asked for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Want {
     /// positions whose token distribution is needed (with the logit shift, position n is read from row n - 1;
     /// the driver's session does that mapping)
@@ -72,10 +74,15 @@ pub struct Want {
     /// 0 = candidates are argmaxes
     pub temperature: f32,
     pub seed: u64,
+    /// positions whose logits are needed as well, ascending
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub whole: Vec<u32>,
 }
 
 /// The driver's answer: one entry per wanted row, in the same order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RowStats {
     pub rows: Vec<RowHead>,
+    /// [whole rows, vocabulary], forbidden ids not yet excluded
+    pub logits: Vec<f32>,
 }

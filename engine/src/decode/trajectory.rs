@@ -59,6 +59,8 @@ pub enum StepKind {
     Store,
     /// drops stale cache entries after a user's change
     Refresh,
+    /// predicts rows without the prompt, for guidance
+    Guide,
     /// no forward: the user acted
     User,
 }
@@ -201,16 +203,19 @@ pub enum Stop {
 
 /// What it cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ledger {
-    /// all of them: prefill + denoise + store + refresh
+    /// all of them: prefill + denoise + store + refresh + guide
     pub forwards: u32,
     pub prefill: u32,
     pub denoise: u32,
     pub store: u32,
     pub refresh: u32,
+    /// forwards without the prompt
+    pub guide: u32,
     /// positions computed, summed over forwards
     pub positions: u64,
-    /// rows that went through the language-model head
+    /// rows that went through the language-model head (twice where their logits were needed too)
     pub rows: u64,
     pub commits: u32,
     pub edits: u32,
@@ -234,6 +239,7 @@ impl Ledger {
             StepKind::Denoise => self.denoise += 1,
             StepKind::Store => self.store += 1,
             StepKind::Refresh => self.refresh += 1,
+            StepKind::Guide => self.guide += 1,
             StepKind::User => {}
         }
         self.positions += step.queries as u64;

@@ -126,6 +126,8 @@ impl Decoder {
         for a in &record.actions {
             self.state.act(self.step, a)?;
         }
+        // what was computed without the prompt was computed of another text
+        self.unguided = None;
         self.record(&record, 0);
         Ok(record)
     }

@@ -65,7 +65,7 @@ mod tests {
                 rule: base.into(),
                 block_size: 8,
                 cache,
-                want: Want { rows: vec![9], top_k: 4, temperature: 0.7, seed: u64::MAX },
+                want: Want { rows: vec![9], top_k: 4, temperature: 0.7, seed: u64::MAX, whole: vec![9] },
             };
             let sent = RemoteForward { model: "a/b".into(), session: "s".into(), cached: 8, request };
             let text = serde_json::to_string(&sent).unwrap();

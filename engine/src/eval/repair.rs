@@ -166,6 +166,7 @@ fn request(
             top_k: 0,
             temperature,
             seed: r.seed,
+            ..Default::default()
         },
         query_positions: positions,
     }

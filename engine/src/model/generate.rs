@@ -11,7 +11,7 @@ use super::Serving;
 use super::session::{Session, SessionError, Weights};
 use crate::config::ModelConfig;
 use crate::data::{DataError, Tokenizer};
-use crate::decode::{Attention, DecodeConfig, DecodeError, Decoder, PolicySpec, Trajectory};
+use crate::decode::{Attention, DecodeConfig, DecodeError, Decoder, Method, PolicySpec, Trajectory};
 
 /// What a person asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +64,7 @@ pub enum GenerateError {
 /// The policy a model is decoded with unless asked otherwise.
 pub fn default_policy(serving: Serving) -> PolicySpec {
     match serving {
-        Serving { attention: Attention::Causal, .. } => PolicySpec::LeftToRight {},
+        Serving { attention: Attention::Causal, .. } => Method::LeftToRight {}.into(),
         Serving { edits: true, .. } => PolicySpec::quality(),
         _ => PolicySpec::default(),
     }

@@ -12,6 +12,9 @@ use hilda_kernels::{Backend, HeadJob, Place};
 use super::{Cache, LoadedModel, Plan, Shape, Trunk};
 use crate::decode::{CacheOp, ForwardRequest, RowStats};
 
+/// Most logits one forward gives back: 128 MB.
+const MAX_LOGITS: usize = 1 << 25;
+
 /// A request the session cannot answer.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SessionError {
@@ -61,8 +64,11 @@ pub struct Session<B: Backend> {
     rows: B::Ids,
     keys: B::Ids,
     gathered: B::Buf,
-    /// statistics of the last forward, [rows, STATS + 2 top_k]
+    /// statistics of the last forward, [rows, STATS + 2 top_k], then logits, [whole rows, vocabulary]
     pub stats: B::Buf,
+    stats_len: usize,
+    /// logits before they join the statistics; made when first asked for
+    logits: Option<(usize, B::Buf)>,
 }
 
 /// What a forward left in `Session::stats`.
@@ -70,15 +76,30 @@ pub struct Session<B: Backend> {
 pub struct Pending {
     pub rows: usize,
     pub top_k: usize,
+    /// logits behind the statistics
+    pub logits: usize,
 }
 
 impl Pending {
+    /// What a model with `vocab` tokens answers to `request`.
+    pub fn of(request: &ForwardRequest, vocab: usize) -> Pending {
+        let want = &request.want;
+        Pending { rows: want.rows.len(), top_k: want.top_k, logits: want.whole.len() * vocab }
+    }
+    /// What an answer of `len` values holds: whatever is behind the statistics are logits.
+    pub fn within(request: &ForwardRequest, len: usize) -> Pending {
+        let bare = Pending::of(request, 0);
+        Pending {
+            logits: if request.want.whole.is_empty() { 0 } else { len.saturating_sub(bare.len()) },
+            ..bare
+        }
+    }
     /// Values to read back.
     pub fn len(&self) -> usize {
-        self.rows * (STATS + 2 * self.top_k)
+        self.rows * (STATS + 2 * self.top_k) + self.logits
     }
     pub fn is_empty(&self) -> bool {
-        self.rows == 0
+        self.len() == 0
     }
     /// Read values -> statistics.
     pub fn decode(&self, values: &[f32]) -> RowStats {
@@ -89,6 +110,7 @@ impl Pending {
                 .take(self.rows)
                 .map(|r| RowHead::decode(r, self.top_k))
                 .collect(),
+            logits: values[self.rows * stride..].to_vec(),
         }
     }
 }
@@ -98,6 +120,7 @@ impl<B: Backend> Session<B> {
     pub fn new(b: &B, weights: Arc<Weights<B>>, context: usize) -> Self {
         let (plan, cache) = (weights.trunk.plan(b, context, false), weights.trunk.cache(b, context));
         let width = weights.trunk.config.head_width();
+        let stats_len = context * (STATS + 2 * hilda_kernels::head::MAX_TOP_K);
         Session {
             plan,
             cache,
@@ -108,7 +131,9 @@ impl<B: Backend> Session<B> {
             rows: b.ids(context),
             keys: b.ids(4 * context),
             gathered: b.buf(context * width),
-            stats: b.buf(context * (STATS + 2 * hilda_kernels::head::MAX_TOP_K)),
+            stats: b.buf(stats_len),
+            stats_len,
+            logits: None,
             weights,
         }
     }
@@ -150,6 +175,8 @@ impl<B: Backend> Session<B> {
         limit("top_k", r.want.top_k as u32, hilda_kernels::head::MAX_TOP_K + 1)?;
         // each row of statistics has one place
         limit("number of rows", r.want.rows.len() as u32, context + 1)?;
+        limit("number of whole rows", r.want.whole.len() as u32, context + 1)?;
+        limit("number of logits", (r.want.whole.len() * c.vocab) as u32, MAX_LOGITS + 1)?;
         let ascending = r.query_positions.windows(2).all(|w| w[0] < w[1]);
         if !ascending || r.ids.len() != n || r.query_positions.first().is_some_and(|p| (*p as usize) < cached)
         {
@@ -179,14 +206,18 @@ impl<B: Backend> Session<B> {
         // which hidden row each wanted position is read from; row n of the plan holds the carry
         let mut rows = Vec::with_capacity(r.want.rows.len());
         let mut keys = Vec::with_capacity(4 * r.want.rows.len());
-        for p in &r.want.rows {
-            let source = if w.shift { p.checked_sub(1) } else { Some(*p) };
+        let source = |p: u32| {
+            let source = if w.shift { p.checked_sub(1) } else { Some(p) };
             let row = match source {
                 Some(s) if w.shift && s as usize + 1 == cached => Some(n),
                 Some(s) => r.query_positions.binary_search(&s).ok(),
                 None => None,
             };
-            rows.push(row.ok_or(SessionError::NoRow { position: *p as usize })? as u32);
+            row.map(|i| i as u32).ok_or(SessionError::NoRow { position: p as usize })
+        };
+        let whole = r.want.whole.iter().map(|p| source(*p)).collect::<Result<Vec<u32>, _>>()?;
+        for p in &r.want.rows {
+            rows.push(source(*p)?);
             let current = r.query_positions.binary_search(p).map_or(u32::MAX, |i| r.ids[i]);
             keys.extend([*p, r.step, r.sequence, current]);
         }
@@ -202,7 +233,10 @@ impl<B: Backend> Session<B> {
         }
         let d = c.head_width();
         b.copy(&self.carry, 0, &mut self.plan.hidden, n * d, d);
-        let pending = Pending { rows: rows.len(), top_k: r.want.top_k };
+        let pending = Pending::of(r, c.vocab);
+        if pending.len() > self.stats_len {
+            (self.stats, self.stats_len) = (b.buf(pending.len()), pending.len());
+        }
         if !rows.is_empty() {
             b.write_ids(&mut self.rows, &rows);
             b.write_ids(&mut self.keys, &keys);
@@ -218,6 +252,17 @@ impl<B: Backend> Session<B> {
             };
             b.head(&self.gathered, &w.params, w.trunk.layout.head, &self.keys, &mut self.stats, &job);
         }
+        if !whole.is_empty() {
+            let n = whole.len();
+            if self.logits.as_ref().is_none_or(|l| l.0 < pending.logits) {
+                self.logits = Some((pending.logits, b.buf(pending.logits)));
+            }
+            let (_, logits) = self.logits.as_mut().expect("made above");
+            b.write_ids(&mut self.rows, &whole);
+            b.gather(&self.plan.hidden, &self.rows, &mut self.gathered, n, d);
+            b.linear(&self.gathered, &w.params, w.trunk.layout.head, logits, n, c.vocab, d, false);
+            b.copy(logits, 0, &mut self.stats, pending.len() - pending.logits, pending.logits);
+        }
         if r.cache == CacheOp::Store && n > 0 {
             self.cached.extend(&queries);
             b.copy(&self.plan.hidden, (n - 1) * d, &mut self.carry, 0, d);
@@ -231,5 +276,119 @@ impl Session<hilda_kernels::Cpu> {
     pub fn answer(&mut self, r: &ForwardRequest) -> Result<RowStats, SessionError> {
         let pending = hilda_kernels::par::inside(|| self.forward(&hilda_kernels::Cpu, r))?;
         Ok(pending.decode(&self.stats[..pending.len()]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ModelSpec;
+    use crate::decode::{Attention, DecodeConfig, Decoder, Want, drive};
+    use crate::model::{Layout, Serving};
+    use hilda_kernels::Cpu;
+    use hilda_kernels::head::{Filter, of_logits};
+
+    fn model(shift: bool) -> LoadedModel {
+        let spec = ModelSpec { size: Some("tiny".into()), ..Default::default() };
+        let config = spec.resolve(70, 69, 68, vec![69]).unwrap();
+        let params = Layout::new(&config).init(&config, 3).iter().map(|x| 6.0 * x).collect();
+        let attention = Attention::BlockCausal;
+        let serving = Serving { attention, block_size: 8, shift, infill: false, edits: false };
+        LoadedModel { config, serving, params }
+    }
+
+    fn request(whole: Vec<u32>, temperature: f32) -> ForwardRequest {
+        ForwardRequest {
+            sequence: 1,
+            step: 2,
+            query_positions: (0..16).collect(),
+            ids: (0..16).map(|i| if i > 8 { 69 } else { 3 * i }).collect(),
+            rule: Attention::Bidirectional.rule(),
+            block_size: 0,
+            cache: CacheOp::None,
+            want: Want { rows: (1..16).collect(), top_k: 4, temperature, seed: 7, whole },
+        }
+    }
+
+    /// Statistics computed from logits that came back are those of the head, on whatever device `answer` uses.
+    fn agree(shift: bool, mut answer: impl FnMut(&ForwardRequest) -> RowStats, tolerance: f32) {
+        for temperature in [0.0, 0.8] {
+            let plain = answer(&request(vec![], temperature));
+            let stats = answer(&request(vec![9, 11, 15], temperature));
+            assert_eq!((stats.rows.len(), stats.logits.len(), plain.logits.len()), (15, 3 * 70, 0));
+            for (i, p) in [9u32, 11, 15].into_iter().enumerate() {
+                let head = &stats.rows[p as usize - 1];
+                assert_eq!(head.candidate, plain.rows[p as usize - 1].candidate, "shift {shift}");
+                let mut z = stats.logits[70 * i..][..70].to_vec();
+                z[69] = f32::NEG_INFINITY;
+                let own = of_logits(&z, [p, 2, 1, 69], temperature, 7, 4, Filter::default());
+                assert_eq!((own.argmax, own.candidate), (head.argmax, head.candidate));
+                for (a, b) in [(own.lse, head.lse), (own.entropy, head.entropy), (own.lse_t, head.lse_t)] {
+                    assert!((a - b).abs() <= tolerance, "{a} {b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn logits_of_whole_rows_are_those_of_the_head() {
+        for shift in [false, true] {
+            let weights = Arc::new(Weights::of(model(shift)));
+            let mut session = Session::new(&Cpu, weights, 24);
+            agree(shift, |r| session.answer(r).unwrap(), 1e-5);
+        }
+    }
+
+    #[cfg(feature = "web")]
+    #[test]
+    fn logits_of_whole_rows_are_those_of_the_head_in_wgsl() {
+        use hilda_kernels::backend::web::Web;
+        let web = match pollster::block_on(Web::new()) {
+            Ok(web) => web,
+            Err(e) => {
+                println!("SKIPPED logits_of_whole_rows_are_those_of_the_head_in_wgsl: {e}");
+                return;
+            }
+        };
+        #[allow(clippy::arc_with_non_send_sync)] // sessions of every back end share weights by Arc
+        let weights = Arc::new(Weights::new(&web, &model(false)));
+        let mut session = Session::new(&web, weights, 24);
+        let answer = |r: &ForwardRequest| {
+            let pending = session.forward(&web, r).unwrap();
+            pending.decode(&pollster::block_on(web.read(&session.stats, 0, pending.len())).unwrap())
+        };
+        agree(false, answer, 1e-3);
+    }
+
+    /// Guidance on a real network: w = -1 does not depend on the prompt, and the pair costs no cache.
+    #[test]
+    fn guidance_of_a_network() {
+        for shift in [false, true] {
+            let weights = Arc::new(Weights::of(model(shift)));
+            let write = |guidance: f32, prompt: [u32; 3]| {
+                let mut c = DecodeConfig::new(prompt.to_vec(), 20, 70, 69);
+                (c.attention, c.block_size, c.shift) = (Attention::BlockCausal, 8, shift);
+                c.policy = serde_json::from_value(
+                    serde_json::json!({"kind": "threshold", "tau": 0.2, "guidance": guidance}),
+                )
+                .unwrap();
+                let mut session = Session::new(&Cpu, weights.clone(), 24);
+                let mut decoder = Decoder::new(c).unwrap();
+                drive(&mut decoder, |r| session.answer(r).unwrap()).unwrap();
+                assert_eq!(session.cached() > 0, guidance == 0.0);
+                decoder.state().ids()[3..].to_vec()
+            };
+            assert_eq!(write(-1.0, [1, 2, 3]), write(-1.0, [9, 8, 7]));
+            assert_ne!(write(0.0, [1, 2, 3]), write(0.0, [9, 8, 7]));
+        }
+    }
+
+    #[test]
+    fn too_many_logits_are_refused() {
+        let mut session = Session::new(&Cpu, Arc::new(Weights::of(model(false))), 24);
+        let error = session.answer(&request((0..26).collect(), 0.0)).unwrap_err();
+        assert!(matches!(error, SessionError::Range { what: "number of whole rows", .. }), "{error}");
+        let error = session.answer(&request(vec![20], 0.0)).unwrap_err();
+        assert_eq!(error, SessionError::NoRow { position: 20 });
     }
 }

@@ -88,6 +88,11 @@ pub(super) fn lse_entropy(z: &[f32], m: f32) -> (f32, f32) {
     (m + l, (l - t / s).max(0.0))
 }
 
+/// ln sum of e^(z / T) of a row with maximum `m`; `inv` = 1 / T.
+pub(super) fn tempered_lse(z: &[f32], m: f32, inv: f32) -> f32 {
+    m * inv + tempered(z, m, inv).ln()
+}
+
 pub(super) fn maximum(z: &[f32]) -> f32 {
     row_max(z)
 }
@@ -122,7 +127,8 @@ pub fn statistics(hidden: &[f32], table: &[f32], keys: &[u32], out: &mut [f32], 
     });
 }
 
-fn row_statistics(z: &[f32], key: &[u32], row: &mut [f32], job: &HeadJob, k: usize) {
+/// One row of [`statistics`] from its logits; `k` ids are ranked.
+pub(super) fn row_statistics(z: &[f32], key: &[u32], row: &mut [f32], job: &HeadJob, k: usize) {
     row.fill(0.0);
     // the k (at least 2) best, ties to the lower id
     let mut best = [(f32::NEG_INFINITY, u32::MAX); MAX_TOP_K + 1];
@@ -144,7 +150,7 @@ fn row_statistics(z: &[f32], key: &[u32], row: &mut [f32], job: &HeadJob, k: usi
         let race = race(z, inv, rng, key[1], key[0]);
         candidate = race.winner.unwrap_or(argmax);
         margin = race.second - race.first;
-        lse_t = m * inv + tempered(z, m, inv).ln();
+        lse_t = tempered_lse(z, m, inv);
     }
     row[field::CANDIDATE] = f32::from_bits(candidate);
     row[field::CANDIDATE_LOGIT] = z[candidate as usize];

@@ -7,9 +7,11 @@ mod cpu;
 mod loss;
 mod race;
 pub mod reference;
+mod row;
 
 pub use cpu::statistics;
 pub use loss::{LossRow, loss};
+pub use row::{Filter, of_logits};
 
 /// Most tokens a head can rank per row.
 pub const MAX_TOP_K: usize = 16;

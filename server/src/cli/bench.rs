@@ -166,7 +166,7 @@ fn decode(args: &Args, peak: &mut Peak) -> Result<serde_json::Value, CliError> {
         rule: Base::Bidirectional.into(),
         block_size: 0,
         cache: CacheOp::None,
-        want: Want { rows: (0..n).collect(), top_k: 8, temperature: 0.0, seed: 0 },
+        want: Want { rows: (0..n).collect(), top_k: 8, ..Default::default() },
     };
     let mut once = || session.answer(&request).map(|_| ()).map_err(|e| CliError::Failure(e.to_string()));
     once()?;

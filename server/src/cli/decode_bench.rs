@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use hilda_engine::data::Tokenizer;
 use hilda_engine::data::document::{guess_format, read_documents};
-use hilda_engine::decode::{Attention, PolicySpec};
+use hilda_engine::decode::{Attention, Method, PolicySpec};
 use hilda_engine::eval::decoders::{Point, Sample, compare, judged};
 use hilda_engine::eval::judge::TextJudge;
 use hilda_engine::files;
@@ -64,7 +64,7 @@ pub struct Args {
 /// Exact samples of the model's own law: what the other decoders approximate.
 const REFERENCE: &str = r#"{"kind": "ancestral", "tokens_per_forward": 1}"#;
 /// The sampler's own cost and speed, and each rule from careful to hasty.
-const GRID: [&str; 23] = [
+const GRID: [&str; 29] = [
     r#"{"kind": "ancestral", "tokens_per_forward": 2}"#,
     r#"{"kind": "ancestral", "tokens_per_forward": 4}"#,
     r#"{"kind": "top_prob", "steps_per_block": 0}"#,
@@ -75,6 +75,12 @@ const GRID: [&str; 23] = [
     r#"{"kind": "threshold", "tau": 0.7}"#,
     r#"{"kind": "threshold", "tau": 0.5}"#,
     r#"{"kind": "threshold", "tau": 0.3}"#,
+    r#"{"kind": "threshold", "tau": 0.7, "score": "certainty_prior"}"#,
+    r#"{"kind": "threshold", "tau": 0.5, "top_p": 0.9}"#,
+    r#"{"kind": "threshold", "tau": 0.5, "top_k": 20}"#,
+    r#"{"kind": "top_prob", "steps_per_block": 4, "schedule": "dream", "alg_temp": 0.1}"#,
+    r#"{"kind": "klass", "tau": 0.6, "epsilon": 0.02}"#,
+    r#"{"kind": "klass", "tau": 0.6, "epsilon": 0.2, "history": 1}"#,
     r#"{"kind": "factor", "f": 0.5}"#,
     r#"{"kind": "factor", "f": 1}"#,
     r#"{"kind": "factor", "f": 2}"#,
@@ -191,7 +197,7 @@ fn measure(
     for policy in policies {
         for temperature in &temperatures {
             // entropy-bound decoding is defined up to temperature 1
-            if matches!(policy, PolicySpec::EntropyBound { .. }) && *temperature > 1.0 {
+            if matches!(policy.method, Method::EntropyBound { .. }) && *temperature > 1.0 {
                 continue;
             }
             let (mut samples, mut seconds) = (vec![], 0.0);
@@ -230,17 +236,19 @@ pub fn parameters(policy: &PolicySpec) -> String {
     let value = serde_json::to_value(policy).unwrap_or_default();
     let known = PolicySpec::parameters().iter().find(|i| i.kind == policy.kind());
     let mut out = String::new();
-    for p in known.map(|i| i.parameters).unwrap_or_default() {
+    let candidate = PolicySpec::candidate_parameters();
+    let own = known.map(|i| i.parameters).unwrap_or_default();
+    for (i, p) in own.iter().chain(candidate).enumerate() {
         let told = &value[p.name];
         let default = serde_json::from_str::<serde_json::Value>(p.default).unwrap_or_default();
         // the first parameter names the point, the others only where they are not as usual
-        if !out.is_empty()
+        if (i > 0 || own.is_empty())
             && told.as_f64().map(|v| v as f32) == default.as_f64().map(|v| v as f32)
             && told.is_number()
         {
             continue;
         }
-        if told == &default && !out.is_empty() {
+        if told == &default && (i > 0 || own.is_empty()) {
             continue;
         }
         let shown = match told.as_f64() {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hilda_engine::data::Tokenizer;
-use hilda_engine::decode::PolicySpec;
+use hilda_engine::decode::{Method, PolicySpec};
 use hilda_engine::diffusion::likelihood::ratio;
 use hilda_engine::eval::edits::{EditsError, Written, write};
 use hilda_engine::eval::judge::TextJudge;
@@ -53,10 +53,13 @@ pub struct Args {
 pub fn run(a: Args) -> Result<(), CliError> {
     let bad = |m: String| CliError::BadInput(m);
     let policy = parse_policy(&a.policy)?;
-    let PolicySpec::Edit { tau_mask, tau_edit: Some(_), max_post, max_returns, score } = policy else {
+    let Method::Edit { tau_edit: Some(_), .. } = policy.method else {
         return Err(bad(format!("--policy {}: it edits nothing, there is nothing to judge", a.policy)));
     };
-    let off = PolicySpec::Edit { tau_mask, tau_edit: None, max_post, max_returns, score };
+    let mut off = policy;
+    if let Method::Edit { tau_edit, .. } = &mut off.method {
+        *tau_edit = None;
+    }
     if a.prompt == 0 {
         return Err(bad("--prompt 0: a text needs a beginning".into()));
     }

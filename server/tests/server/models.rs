@@ -153,7 +153,7 @@ async fn a_decoding_elsewhere_is_computed_here() {
         let bytes = s.post_bytes("/api/models/forward", &forward(cached, &request)).await;
         let values: Vec<f32> =
             bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let pending = Pending { rows: request.want.rows.len(), top_k: request.want.top_k };
+        let pending = Pending::within(&request, values.len());
         assert_eq!(values.len(), pending.len());
         match request.cache {
             CacheOp::None => {}

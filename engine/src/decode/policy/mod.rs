@@ -7,8 +7,10 @@
 //! one commit while the block has masks.
 
 mod ancestral;
+mod candidate;
 mod edit;
 mod entropy_bound;
+mod klass;
 mod left_to_right;
 mod parameters;
 mod parts;
@@ -18,10 +20,13 @@ mod spec;
 mod threshold;
 
 pub use ancestral::AncestralForm;
+pub use candidate::{Candidate, Confidence, Eos};
+pub use klass::Stable;
 pub use parameters::{Parameter, PolicyInfo};
 pub use parts::{Parts, Revision, Selection};
+pub use quota::Schedule;
 pub use score::Score;
-pub use spec::{PolicyError, PolicySpec};
+pub use spec::{Method, PolicyError, PolicySpec};
 
 use hilda_kernels::head::RowHead;
 use serde::{Deserialize, Serialize};
@@ -43,6 +48,10 @@ pub struct Row<'a> {
     pub head: &'a RowHead,
     /// tokens this position held since its block was opened, the current one last
     pub held: &'a [u32],
+    /// what tests and scores take for the probability of the candidate ([`Confidence`]), at most 1
+    pub confidence: f32,
+    /// KL(p_now || p_before) of the block's forwards since its second, nats; for policies that ask ([`Policy::compares`])
+    pub kl: &'a [f32],
 }
 
 impl Row<'_> {
@@ -98,6 +107,10 @@ pub struct View<'a> {
     pub temperature: f32,
     pub seed: u64,
     pub sequence: u32,
+    /// of all positions
+    pub statuses: &'a [Status],
+    /// end-of-text
+    pub eos: Option<u32>,
     /// ascending by position
     pub rows: &'a [Row<'a>],
 }
@@ -140,6 +153,8 @@ pub enum Fired {
     Factor { f: f32, n: u32 },
     /// rows written, and their summed entropy without the largest, nats
     EntropyBound { gamma: f32, n: u32, sum: f32 },
+    /// rows that have settled (0: the quota was written)
+    Klass { tau: f32, epsilon: f32, ready: u32 },
     /// the step limit was reached: everything masked takes its most probable token
     Capped { n: u32 },
 }
@@ -158,4 +173,12 @@ pub trait Policy: std::fmt::Debug + Send {
     fn plan(&self, view: &View) -> Plan;
     /// Mask-free forwards a block may take after its last mask is gone; 0 = the policy never revises.
     fn post_budget(&self) -> u32;
+    /// May it change what it wrote?
+    fn revises(&self) -> bool {
+        self.post_budget() > 0
+    }
+    /// Does it ask how far distributions moved since the forward before? That needs whole rows.
+    fn compares(&self) -> bool {
+        false
+    }
 }

@@ -49,38 +49,33 @@ const fn number(
 const fn optional(p: Parameter) -> Parameter {
     Parameter { optional: true, ..p }
 }
+const fn choice(
+    name: &'static str,
+    default: &'static str,
+    choices: &'static [&'static str],
+    meaning: &'static str,
+) -> Parameter {
+    Parameter { name, unit: "", default, range: None, step: 0.0, optional: false, choices, meaning }
+}
 const fn score(default: &'static str, meaning: &'static str) -> Parameter {
-    Parameter {
-        name: "score",
-        unit: "",
-        default,
-        range: None,
-        step: 0.0,
-        optional: false,
-        choices: &Score::NAMES,
-        meaning,
-    }
+    choice("score", default, &Score::NAMES, meaning)
 }
 
-const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, or by low entropy";
+const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, by low entropy, or by probability weighed with how much is known around";
 
-static POLICIES: [PolicyInfo; 8] = [
+static POLICIES: [PolicyInfo; 9] = [
     PolicyInfo {
         kind: "ancestral",
         title: "Ancestral",
         meaning: "positions in random order, each token drawn from the model's own distribution",
         paper: "MDLM, arXiv 2406.07524; first hitting, arXiv 2409.02908",
         parameters: &[
-            Parameter {
-                name: "form",
-                unit: "",
-                default: "\"first_hitting\"",
-                range: None,
-                step: 0.0,
-                optional: false,
-                choices: &["first_hitting", "time_grid"],
-                meaning: "a fixed number of tokens each forward, or a grid of times at which each mask falls by its own lot",
-            },
+            choice(
+                "form",
+                "\"first_hitting\"",
+                &["first_hitting", "time_grid"],
+                "a fixed number of tokens each forward, or a grid of times at which each mask falls by its own lot",
+            ),
             number(
                 "tokens_per_forward",
                 "tokens",
@@ -114,6 +109,20 @@ static POLICIES: [PolicyInfo; 8] = [
                 "forwards per block; 0 = one token a forward",
             ),
             score("\"top_prob\"", ORDER),
+            choice(
+                "schedule",
+                "\"even\"",
+                &["even", "dream"],
+                "as many tokens in each step, or Dream's grid of times, which writes few first and most last",
+            ),
+            number(
+                "alg_temp",
+                "",
+                "0",
+                (0.0, 2.0),
+                0.05,
+                "positions are drawn from softmax(score / this) instead of taking the surest; 0 = no draw",
+            ),
         ],
     },
     PolicyInfo {
@@ -162,6 +171,40 @@ static POLICIES: [PolicyInfo; 8] = [
                 "bound on the entropies of the tokens written together, without the largest; below 0 = one token a forward",
             ),
             score("\"entropy\"", ORDER),
+        ],
+    },
+    PolicyInfo {
+        kind: "klass",
+        title: "Settled rows",
+        meaning: "write what the model is sure of and has stopped changing its mind about",
+        paper: "KLASS, arXiv 2511.05664",
+        parameters: &[
+            number(
+                "tau",
+                "probability",
+                "0.9",
+                (0.0, 1.0),
+                0.01,
+                "a settled token is written if its probability is above this",
+            ),
+            number(
+                "epsilon",
+                "nats",
+                "0.01",
+                (0.0, 1.0),
+                0.001,
+                "settled: its distribution moved by less than this (KL) in each of the last forwards",
+            ),
+            number("history", "forwards", "2", (1.0, 8.0), 1.0, "how many forwards that must have been"),
+            number(
+                "steps_per_block",
+                "steps",
+                "0",
+                (0.0, 256.0),
+                1.0,
+                "where nothing has settled, write as with fixed steps; 0 = one token a forward",
+            ),
+            score("\"top_prob\"", ORDER),
         ],
     },
     PolicyInfo {
@@ -248,7 +291,60 @@ static POLICIES: [PolicyInfo; 8] = [
     },
 ];
 
+/// What every policy's candidates take ([`super::Candidate`]).
+static CANDIDATE: [Parameter; 7] = [
+    optional(number(
+        "top_k",
+        "tokens",
+        "null",
+        (1.0, 100.0),
+        1.0,
+        "draw among so many of the most probable words; needs a temperature above 0",
+    )),
+    optional(number(
+        "top_p",
+        "probability",
+        "null",
+        (0.01, 1.0),
+        0.01,
+        "draw among the fewest words that have this probability together; needs a temperature above 0",
+    )),
+    number(
+        "repetition",
+        "nats",
+        "0",
+        (0.0, 10.0),
+        0.1,
+        "how much less likely a word is made where the same word stands near; 0 = off",
+    ),
+    number("repetition_window", "positions", "1", (1.0, 64.0), 1.0, "how far near reaches, on both sides"),
+    number(
+        "guidance",
+        "",
+        "0",
+        (-1.0, 4.0),
+        0.1,
+        "how much more the prompt counts, at the price of a second forward without it; 0 = off, -1 = the prompt does not count",
+    ),
+    choice(
+        "confidence",
+        "\"raw\"",
+        &["raw", "drawn"],
+        "which probability decides: the model's own, or the one the word was drawn with",
+    ),
+    choice(
+        "eos",
+        "\"any\"",
+        &["any", "last", "never"],
+        "when the end of the text may be written: like any word, once nothing else is left in the block, or not at all",
+    ),
+];
+
 impl PolicySpec {
+    /// The parameters of candidates, which every policy has.
+    pub fn candidate_parameters() -> &'static [Parameter] {
+        &CANDIDATE
+    }
     /// Every policy with its parameters, in the order the page lists them.
     pub fn parameters() -> &'static [PolicyInfo] {
         &POLICIES
@@ -257,6 +353,7 @@ impl PolicySpec {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Method;
     use super::*;
     use serde_json::{Value, json};
 
@@ -267,8 +364,9 @@ mod tests {
             let bare: PolicySpec = serde_json::from_value(json!({"kind": info.kind})).unwrap();
             assert_eq!(bare.kind(), info.kind);
             let full = serde_json::to_value(bare).unwrap();
-            assert_eq!(full.as_object().unwrap().len(), info.parameters.len() + 1, "{}", info.kind);
-            for p in info.parameters {
+            let all = info.parameters.iter().chain(PolicySpec::candidate_parameters());
+            assert_eq!(full.as_object().unwrap().len(), all.clone().count() + 1, "{}", info.kind);
+            for p in all {
                 let told: Value = serde_json::from_str(p.default).unwrap();
                 let same = match (&told, &full[p.name]) {
                     (Value::Number(a), Value::Number(b)) => {
@@ -306,6 +404,14 @@ mod tests {
             (json!({"kind": "ancestral", "steps": 0}), "steps"),
             (json!({"kind": "factor", "f": -1.0}), "f"),
             (json!({"kind": "edit", "tau_mask": -0.1}), "tau_mask"),
+            (json!({"kind": "klass", "history": 0}), "history"),
+            (json!({"kind": "klass", "epsilon": -1.0}), "epsilon"),
+            (json!({"kind": "top_prob", "alg_temp": -1.0}), "alg_temp"),
+            (json!({"kind": "factor", "top_k": 0}), "top_k"),
+            (json!({"kind": "factor", "top_p": 0.0}), "top_p"),
+            (json!({"kind": "factor", "repetition": -1.0}), "repetition"),
+            (json!({"kind": "factor", "repetition_window": 0}), "repetition_window"),
+            (json!({"kind": "factor", "guidance": -2.0}), "guidance"),
             (json!({"kind": "edit", "tau_edit": 1.01}), "tau_edit"),
         ];
         for (value, name) in bad {
@@ -319,8 +425,8 @@ mod tests {
     #[test]
     fn tau_edit_is_an_option() {
         let read = |v| serde_json::from_value::<PolicySpec>(v).unwrap();
-        let tau = |s| match s {
-            PolicySpec::Edit { tau_edit, .. } => tau_edit,
+        let tau = |s: PolicySpec| match s.method {
+            Method::Edit { tau_edit, .. } => tau_edit,
             _ => unreachable!(),
         };
         assert_eq!(tau(read(json!({"kind": "edit"}))), Some(0.5));

@@ -1,9 +1,11 @@
-//! The four parts put together. The candidate is the head's (argmax at temperature 0, else the keyed race).
+//! The four parts put together. The candidate is that of the row ([`super::Candidate`]; argmax at temperature 0,
+//! else the keyed race).
 
 use hilda_kernels::rng::{Rng, Stream};
 
 use super::{
-    Action, Fired, Plan, Policy, Row, Rule, Score, View, ancestral, edit, entropy_bound, quota, threshold,
+    Action, Eos, Fired, Plan, Policy, Row, Rule, Schedule, Score, Stable, View, ancestral, edit,
+    entropy_bound, klass, quota, threshold,
 };
 use crate::decode::state::CERTAIN;
 
@@ -15,13 +17,15 @@ pub enum Selection {
     /// see [`ancestral::time_grid`]
     TimeGrid { cells: u32 },
     /// see [`quota`]
-    Quota { steps: u32 },
+    Quota { steps: u32, schedule: Schedule },
     /// see [`threshold::above`]
     Threshold { tau: f32 },
     /// see [`threshold::factor`]
     Factor { f: f32 },
     /// see [`entropy_bound`]
     EntropyBound { gamma: f32 },
+    /// see [`klass`]
+    Klass(Stable),
 }
 
 /// What happens to written rows.
@@ -46,8 +50,11 @@ pub enum Revision {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Parts {
     pub score: Score,
+    /// noise of the order, see [`quota`]; 0 = none
+    pub alg_temp: f32,
     pub selection: Selection,
     pub revision: Revision,
+    pub eos: Eos,
 }
 
 /// Masked rows of the active block, best first.
@@ -85,12 +92,17 @@ impl Chosen {
 
 impl Policy for Parts {
     fn plan(&self, view: &View) -> Plan {
-        let open = |r: &Row| r.active && r.masked();
-        let scores: Vec<f64> = view
-            .rows
-            .iter()
-            .map(|r| if open(r) { self.score.of(r, view) } else { f64::NEG_INFINITY })
-            .collect();
+        let masked = |r: &Row| r.active && r.masked();
+        let ends = |r: &Row| self.eos == Eos::Last && view.eos == Some(r.head.candidate);
+        // end-of-text is written where nothing else is left to be written
+        let others = view.rows.iter().any(|r| masked(r) && !ends(r));
+        let open = |r: &Row| masked(r) && !(others && ends(r));
+        let score = |r: &Row| match self.alg_temp {
+            0.0 => self.score.of(r, view),
+            t => quota::noised(self.score.of(r, view), t, r.pos, view),
+        };
+        let scores: Vec<f64> =
+            view.rows.iter().map(|r| if open(r) { score(r) } else { f64::NEG_INFINITY }).collect();
         let mut rows: Vec<(&Row, f64)> =
             view.rows.iter().zip(&scores).filter(|(r, _)| open(r)).map(|(r, s)| (r, *s)).collect();
         rows.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.pos.cmp(&b.0.pos)));
@@ -103,10 +115,12 @@ impl Policy for Parts {
                 let rng = Rng::new(view.seed, Stream::Order, view.sequence);
                 ancestral::time_grid(&ranked, cells, |pos| rng.uniform(ancestral::TIME_STEP, pos, 0))
             }
-            Selection::Quota { steps } => quota::quota(&ranked, steps, view),
+            Selection::Quota { steps, schedule: Schedule::Even } => quota::quota(&ranked, steps, view),
+            Selection::Quota { steps, schedule: Schedule::Dream } => quota::dream(&ranked, steps, view),
             Selection::Threshold { tau } => threshold::above(&ranked, tau),
             Selection::Factor { f } => threshold::factor(&ranked, f),
             Selection::EntropyBound { gamma } => entropy_bound::bound(&ranked, gamma),
+            Selection::Klass(s) => klass::stable(&ranked, s, view),
         };
         let mut actions: Vec<Action> = chosen
             .rows
@@ -128,6 +142,10 @@ impl Policy for Parts {
         };
         actions.sort_by_key(|a| a.pos);
         Plan { actions, scores, rule: Rule { selection: chosen.fired, edit } }
+    }
+
+    fn compares(&self) -> bool {
+        matches!(self.selection, Selection::Klass(_))
     }
 
     fn post_budget(&self) -> u32 {

@@ -4,6 +4,7 @@ use hilda_kernels::rng::{Rng, Stream};
 use serde::{Deserialize, Serialize};
 
 use super::{Row, View};
+use crate::decode::Status;
 
 /// Position score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,32 +12,74 @@ use super::{Row, View};
 pub enum Score {
     /// u ~ U(0, 1), keyed by step and position: the unbiased order
     Random,
-    /// p(candidate) at temperature 1, whatever temperature it was drawn at (LLaDA)
+    /// confidence in the candidate (LLaDA)
     TopProb,
     /// p_max - p_2 (Dream)
     Margin,
     /// -H, nats
     Entropy,
+    /// confidence times the density of what is known around the row (d2Cache, arXiv 2509.23094)
+    CertaintyPrior,
     /// -position
     Leftmost,
 }
 
+/// Width of the density's kernel, positions (d2Cache's default).
+pub const SIGMA: f64 = 10.0;
+
 impl Score {
     /// Every name a recipe may use.
-    pub const NAMES: [&str; 4] = ["random", "top_prob", "margin", "entropy"];
+    pub const NAMES: [&str; 5] = ["random", "top_prob", "margin", "entropy", "certainty_prior"];
 
     /// Score of one masked row of the active block.
     pub fn of(self, row: &Row, view: &View) -> f64 {
         match self {
             Score::Random => Rng::new(view.seed, Stream::Order, view.sequence).uniform(view.step, row.pos, 0),
-            Score::TopProb => row.p() as f64,
+            Score::TopProb => row.confidence as f64,
             Score::Margin => (row.head.p_max() - row.head.p_second()) as f64,
             Score::Entropy => -(row.head.entropy as f64),
+            Score::CertaintyPrior => row.confidence as f64 * density(view.statuses, row.pos),
             Score::Leftmost => -(row.pos as f64),
         }
     }
     /// Does no model output enter? Then every back end orders alike and gaps carry no risk.
     pub fn exact(self) -> bool {
         matches!(self, Score::Random | Score::Leftmost)
+    }
+}
+
+/// Share of the positions around `pos` that are known, under a Gaussian of width [`SIGMA`]; the text's ends do not
+/// count against it.
+pub fn density(statuses: &[Status], pos: u32) -> f64 {
+    let reach = 6 * SIGMA as usize;
+    let at = pos as usize;
+    let (first, last) = (at.saturating_sub(reach), (at + reach + 1).min(statuses.len()));
+    let (mut known, mut all) = (0.0, 0.0);
+    for (j, status) in statuses.iter().enumerate().take(last).skip(first).filter(|(j, _)| *j != at) {
+        let d = (j as f64 - at as f64) / SIGMA;
+        let w = (-0.5 * d * d).exp();
+        all += w;
+        if *status != Status::Masked {
+            known += w;
+        }
+    }
+    if all > 0.0 { known / all } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn density_is_a_share() {
+        let (k, m) = (Status::Prompt, Status::Masked);
+        assert_eq!(density(&[k, m, k], 1), 1.0);
+        assert_eq!(density(&[m, m, m], 1), 0.0);
+        assert_eq!(density(&[k, m, m], 1), 0.5);
+        assert_eq!(density(&[m], 0), 1.0);
+        // nearer counts more
+        let mut text = vec![m; 40];
+        text[10] = k;
+        assert!(density(&text, 11) > density(&text, 20));
     }
 }

@@ -1,23 +1,28 @@
 //! Policies by name, as recipes, URLs and trajectories spell them: `{"kind": "edit", "tau_mask": 0.7, ...}`.
 //! Missing parameters take their defaults; unknown ones are refused.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use super::{AncestralForm, Parts, Revision, Score, Selection, left_to_right::LEFT_TO_RIGHT};
+use super::{
+    AncestralForm, Candidate, Eos, Parts, Revision, Schedule, Score, Selection, Stable,
+    left_to_right::LEFT_TO_RIGHT,
+};
 
 /// A parameter out of its range.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PolicyError {
     #[error("{policy}: {parameter} is {value}, it must be {needed}")]
     OutOfRange { policy: &'static str, parameter: &'static str, value: f64, needed: &'static str },
-    #[error("{policy}: score {score} cannot be used here, choose one of random, top_prob, margin, entropy")]
+    #[error(
+        "{policy}: score {score} cannot be used here, choose one of random, top_prob, margin, entropy, certainty_prior"
+    )]
     Score { policy: &'static str, score: &'static str },
 }
 
-/// A decoding policy with its parameters; see [`PolicySpec::parameters`] for units, ranges and sources.
+/// How positions are chosen and written tokens revised, with the parameters; see [`PolicySpec::parameters`] for units, ranges and sources.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum PolicySpec {
+pub enum Method {
     /// random order, tokens from their conditionals
     Ancestral {
         #[serde(default)]
@@ -36,6 +41,11 @@ pub enum PolicySpec {
         steps_per_block: u32,
         #[serde(default = "top_prob")]
         score: Score,
+        #[serde(default)]
+        schedule: Schedule,
+        /// 0 = the best rows, without a draw
+        #[serde(default)]
+        alg_temp: f32,
     },
     /// every row above tau
     Threshold {
@@ -54,6 +64,20 @@ pub enum PolicySpec {
         #[serde(default = "gamma")]
         gamma: f32,
         #[serde(default = "entropy")]
+        score: Score,
+    },
+    /// rows whose distributions have settled
+    Klass {
+        #[serde(default = "tau")]
+        tau: f32,
+        #[serde(default = "epsilon")]
+        epsilon: f32,
+        #[serde(default = "two")]
+        history: u32,
+        /// where no row is ready; 0 = one token a forward
+        #[serde(default)]
+        steps_per_block: u32,
+        #[serde(default = "top_prob")]
         score: Score,
     },
     /// threshold with editing of written tokens
@@ -93,6 +117,9 @@ fn one() -> u32 {
 fn two() -> u32 {
     2
 }
+fn epsilon() -> f32 {
+    0.01
+}
 fn tau_remask() -> f32 {
     0.5
 }
@@ -130,44 +157,97 @@ fn entropy() -> Score {
     Score::Entropy
 }
 
+/// A decoding policy: a method and the candidates it works with. In JSON one object: `{"kind": "threshold", "tau": 0.7,
+/// "top_p": 0.95}`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct PolicySpec {
+    #[serde(flatten)]
+    pub method: Method,
+    #[serde(flatten)]
+    pub candidate: Candidate,
+}
+
+impl From<Method> for PolicySpec {
+    fn from(method: Method) -> Self {
+        PolicySpec { method, candidate: Candidate::default() }
+    }
+}
+
+impl<'de> Deserialize<'de> for PolicySpec {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let mut method = serde_json::Map::deserialize(d)?;
+        let mut candidate = serde_json::Map::new();
+        for name in Candidate::NAMES {
+            if let Some(value) = method.remove(name) {
+                candidate.insert(name.into(), value);
+            }
+        }
+        let candidate = serde_json::from_value(candidate.into()).map_err(D::Error::custom)?;
+        let method = serde_json::from_value(method.into()).map_err(D::Error::custom)?;
+        Ok(PolicySpec { method, candidate })
+    }
+}
+
 impl Default for PolicySpec {
     fn default() -> Self {
-        PolicySpec::Threshold { tau: tau(), score: top_prob() }
+        Method::Threshold { tau: tau(), score: top_prob() }.into()
     }
 }
 
 impl PolicySpec {
     /// LLaDA 2.1, "Quality" (model card): tau_mask 0.7, tau_edit 0.5.
     pub fn quality() -> PolicySpec {
-        PolicySpec::Edit {
+        Method::Edit {
             tau_mask: tau_quality(),
             tau_edit: tau_edit(),
             max_post: post(),
             max_returns: returns(),
             score: top_prob(),
         }
+        .into()
     }
     /// LLaDA 2.1, "Speedy" (model card): tau_mask 0.5, tau_edit 0 (edit whenever the argmax differs).
     pub fn speedy() -> PolicySpec {
-        PolicySpec::Edit {
+        Method::Edit {
             tau_mask: 0.5,
             tau_edit: Some(0.0),
             max_post: post(),
             max_returns: returns(),
             score: top_prob(),
         }
+        .into()
     }
     /// The name in recipes and URLs.
     pub fn kind(&self) -> &'static str {
+        self.method.kind()
+    }
+
+    /// Refuses parameters out of range.
+    pub fn validate(&self) -> Result<(), PolicyError> {
+        self.method.validate()?;
+        self.candidate.validate(self.kind())
+    }
+
+    /// The policy at work.
+    pub fn build(&self) -> Result<Parts, PolicyError> {
+        self.validate()?;
+        Ok(Parts { eos: self.candidate.eos, ..self.method.parts() })
+    }
+}
+
+impl Method {
+    /// The name in recipes and URLs.
+    pub fn kind(&self) -> &'static str {
         match self {
-            PolicySpec::Ancestral { .. } => "ancestral",
-            PolicySpec::TopProb { .. } => "top_prob",
-            PolicySpec::Threshold { .. } => "threshold",
-            PolicySpec::Factor { .. } => "factor",
-            PolicySpec::EntropyBound { .. } => "entropy_bound",
-            PolicySpec::Edit { .. } => "edit",
-            PolicySpec::Remask { .. } => "remask",
-            PolicySpec::LeftToRight {} => "left_to_right",
+            Method::Ancestral { .. } => "ancestral",
+            Method::TopProb { .. } => "top_prob",
+            Method::Threshold { .. } => "threshold",
+            Method::Factor { .. } => "factor",
+            Method::EntropyBound { .. } => "entropy_bound",
+            Method::Klass { .. } => "klass",
+            Method::Edit { .. } => "edit",
+            Method::Remask { .. } => "remask",
+            Method::LeftToRight {} => "left_to_right",
         }
     }
 
@@ -185,66 +265,86 @@ impl PolicySpec {
             _ => Ok(()),
         };
         match *self {
-            PolicySpec::Ancestral { tokens_per_forward, steps, .. } => {
+            Method::Ancestral { tokens_per_forward, steps, .. } => {
                 check("tokens_per_forward", tokens_per_forward as f64, tokens_per_forward > 0, "at least 1")?;
                 check("steps", steps as f64, steps > 0, "at least 1")
             }
-            PolicySpec::TopProb { score: s, .. } => score(s),
-            PolicySpec::Threshold { tau, score: s } => {
+            Method::TopProb { score: s, alg_temp, .. } => {
+                let fits = (0.0..=1000.0).contains(&alg_temp);
+                check("alg_temp", alg_temp as f64, fits, "a temperature from 0 to 1000")?;
+                score(s)
+            }
+            Method::Threshold { tau, score: s } => {
                 probability("tau", tau)?;
                 score(s)
             }
-            PolicySpec::Factor { f } => {
+            Method::Factor { f } => {
                 check("f", f as f64, (0.0..=1000.0).contains(&f), "a number from 0 to 1000")
             }
-            PolicySpec::EntropyBound { gamma, score: s } => {
+            Method::EntropyBound { gamma, score: s } => {
                 check("gamma", gamma as f64, gamma.is_finite(), "a finite number of nats")?;
                 score(s)
             }
-            PolicySpec::Edit { tau_mask, tau_edit, score: s, .. } => {
+            Method::Klass { tau, epsilon, history, score: s, .. } => {
+                probability("tau", tau)?;
+                let fits = (0.0..=1000.0).contains(&epsilon);
+                check("epsilon", epsilon as f64, fits, "from 0 to 1000 nats")?;
+                let fits = (1..=16).contains(&history);
+                check("history", history as f64, fits, "from 1 to 16 forwards")?;
+                score(s)
+            }
+            Method::Edit { tau_mask, tau_edit, score: s, .. } => {
                 probability("tau_mask", tau_mask)?;
                 probability("tau_edit", tau_edit.unwrap_or(0.0))?;
                 score(s)
             }
-            PolicySpec::Remask { tau_mask, tau_remask, score: s, .. } => {
+            Method::Remask { tau_mask, tau_remask, score: s, .. } => {
                 probability("tau_mask", tau_mask)?;
                 probability("tau_remask", tau_remask)?;
                 score(s)
             }
-            PolicySpec::LeftToRight {} => Ok(()),
+            Method::LeftToRight {} => Ok(()),
         }
     }
 
     /// The policy at work.
-    pub fn build(&self) -> Result<Parts, PolicyError> {
-        self.validate()?;
-        let plain = |score, selection| Parts { score, selection, revision: Revision::None };
-        Ok(match *self {
-            PolicySpec::Ancestral { form: AncestralForm::FirstHitting, tokens_per_forward: k, .. } => {
+    fn parts(&self) -> Parts {
+        let plain = |score, selection| Parts {
+            score,
+            alg_temp: 0.0,
+            selection,
+            revision: Revision::None,
+            eos: Eos::Any,
+        };
+        match *self {
+            Method::Ancestral { form: AncestralForm::FirstHitting, tokens_per_forward: k, .. } => {
                 plain(Score::Random, Selection::PerForward { k })
             }
-            PolicySpec::Ancestral { form: AncestralForm::TimeGrid, steps, .. } => {
+            Method::Ancestral { form: AncestralForm::TimeGrid, steps, .. } => {
                 plain(Score::Random, Selection::TimeGrid { cells: steps })
             }
-            PolicySpec::TopProb { steps_per_block: steps, score } => plain(score, Selection::Quota { steps }),
-            PolicySpec::Threshold { tau, score } => plain(score, Selection::Threshold { tau }),
-            PolicySpec::Factor { f } => plain(Score::TopProb, Selection::Factor { f }),
-            PolicySpec::EntropyBound { gamma, score } => plain(score, Selection::EntropyBound { gamma }),
-            PolicySpec::Edit { tau_mask, tau_edit, max_post, max_returns, score } => Parts {
-                score,
-                selection: Selection::Threshold { tau: tau_mask },
+            Method::TopProb { steps_per_block: steps, score, schedule, alg_temp } => {
+                Parts { alg_temp, ..plain(score, Selection::Quota { steps, schedule }) }
+            }
+            Method::Threshold { tau, score } => plain(score, Selection::Threshold { tau }),
+            Method::Factor { f } => plain(Score::TopProb, Selection::Factor { f }),
+            Method::EntropyBound { gamma, score } => plain(score, Selection::EntropyBound { gamma }),
+            Method::Klass { tau, epsilon, history, steps_per_block: steps, score } => {
+                plain(score, Selection::Klass(Stable { tau, epsilon, history, steps }))
+            }
+            Method::Edit { tau_mask, tau_edit, max_post, max_returns, score } => Parts {
                 revision: tau_edit.map_or(Revision::None, |tau_edit| Revision::Edit {
                     tau_edit,
                     max_post,
                     max_returns,
                 }),
+                ..plain(score, Selection::Threshold { tau: tau_mask })
             },
-            PolicySpec::Remask { tau_mask, tau_remask, max_post, max_remasks, score } => Parts {
-                score,
-                selection: Selection::Threshold { tau: tau_mask },
+            Method::Remask { tau_mask, tau_remask, max_post, max_remasks, score } => Parts {
                 revision: Revision::Remask { tau_remask, max_post, max_remasks },
+                ..plain(score, Selection::Threshold { tau: tau_mask })
             },
-            PolicySpec::LeftToRight {} => LEFT_TO_RIGHT,
-        })
+            Method::LeftToRight {} => LEFT_TO_RIGHT,
+        }
     }
 }

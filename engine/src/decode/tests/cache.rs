@@ -102,7 +102,7 @@ fn shift_reads_the_row_before_the_block() {
 fn shift_flag_on_a_copying_net() {
     let mut c = DecodeConfig::new(vec![5, 2], 6, 8, 7);
     (c.attention, c.shift) = (Attention::Causal, true);
-    c.policy = PolicySpec::LeftToRight {};
+    c.policy = Method::LeftToRight {}.into();
     let mut d = Decoder::new(c).unwrap();
     let mut text = vec![];
     drive(&mut d, |r| {
@@ -124,7 +124,7 @@ fn shift_flag_on_a_copying_net() {
 fn causal_requests() {
     let mut c = DecodeConfig::new(vec![1, 2, 3], 7, 12, 11);
     (c.attention, c.shift, c.block_size) = (Attention::Causal, true, 4);
-    c.policy = PolicySpec::LeftToRight {};
+    c.policy = Method::LeftToRight {}.into();
     c.fixed = vec![(5, 9)];
     let (d, net) = run(&c, 1.0);
     use CacheOp::Store;

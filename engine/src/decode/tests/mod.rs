@@ -2,6 +2,7 @@
 //! may see, with a cache as strict as a real session's.
 
 mod cache;
+mod candidates;
 mod editing;
 mod identities;
 mod law;
@@ -66,7 +67,7 @@ pub fn answer(request: &ForwardRequest, logits: impl Fn(u32) -> Vec<f32>) -> Row
         at.map_or(0, |i| request.ids[i])
     };
     let rows = request.want.rows.iter().map(|p| head(&logits(*p), current(*p), request, *p)).collect();
-    RowStats { rows }
+    RowStats { rows, logits: request.want.whole.iter().flat_map(|p| logits(*p)).collect() }
 }
 
 /// ln p, minus infinity at zero.

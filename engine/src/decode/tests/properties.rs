@@ -8,7 +8,7 @@ use serde_json::json;
 fn any_policy() -> impl Strategy<Value = PolicySpec> {
     let score = prop::sample::select(policy::Score::NAMES.to_vec());
     let p = 0.0f32..=1.0;
-    prop_oneof![
+    let method = prop_oneof![
         (1u32..5, any::<bool>(), 1u32..20).prop_map(|(k, grid, steps)| {
             let form = if grid { "time_grid" } else { "first_hitting" };
             json!({"kind": "ancestral", "form": form, "tokens_per_forward": k, "steps": steps})
@@ -23,15 +23,40 @@ fn any_policy() -> impl Strategy<Value = PolicySpec> {
         (p.clone(), p.clone(), 0u32..6, 0u32..4, score.clone()).prop_map(|(m, r, post, most, score)| json!({
             "kind": "remask", "tau_mask": m, "tau_remask": r, "max_post": post, "max_remasks": most, "score": score
         })),
-        (p.clone(), prop::option::of(p), 0u32..6, prop::option::of(0u32..3), score).prop_map(
+        (p.clone(), prop::option::of(p.clone()), 0u32..6, prop::option::of(0u32..3), score.clone()).prop_map(
             |(m, e, post, returns, score)| json!({
                 "kind": "edit", "tau_mask": m, "tau_edit": e, "max_post": post, "max_returns": returns,
                 "score": score
             })
         ),
+        (p.clone(), 0.0f32..2.0, 1u32..4, 0u32..6, score).prop_map(|(t, e, n, s, score)| json!({
+            "kind": "klass", "tau": t, "epsilon": e, "history": n, "steps_per_block": s, "score": score
+        })),
         Just(json!({"kind": "left_to_right"})),
-    ]
-    .prop_map(super::policy)
+    ];
+    (method, any_candidate()).prop_map(|(mut method, candidate)| {
+        let object = method.as_object_mut().unwrap();
+        object.extend(candidate.as_object().unwrap().clone());
+        super::policy(method)
+    })
+}
+
+/// Often none of it, else all of it at once.
+fn any_candidate() -> impl Strategy<Value = serde_json::Value> {
+    let some = (
+        prop::option::of(1u32..14),
+        prop::option::of(0.01f32..=1.0),
+        prop::sample::select(vec![0.0, 1.5]),
+        1u32..5,
+        prop::sample::select(vec![0.0f32, -1.0, 1.5]),
+        prop::sample::select(vec!["raw", "drawn"]),
+        prop::sample::select(vec!["any", "last", "never"]),
+    );
+    let some = some.prop_map(|(k, p, repetition, window, guidance, confidence, eos)| {
+        json!({"top_k": k, "top_p": p, "repetition": repetition, "repetition_window": window,
+            "guidance": guidance, "confidence": confidence, "eos": eos})
+    });
+    prop_oneof![2 => Just(json!({})), 1 => some]
 }
 
 prop_compose! {
@@ -51,7 +76,7 @@ prop_compose! {
         c.fixed = fixed.into_iter().filter(|f| f.0 < length).collect();
         c.block_size = block_size;
         (c.attention, c.shift) = match kind {
-            0 if policy == (PolicySpec::LeftToRight {}) => (Attention::Causal, true),
+            0 if policy.method == (Method::LeftToRight {}) => (Attention::Causal, true),
             0 | 1 => (Attention::BlockCausal, shift),
             _ => (Attention::Bidirectional, shift),
         };
@@ -82,12 +107,12 @@ proptest! {
         prop_assert!(ids.iter().all(|id| *id < 11));
 
         let open = c.length - c.prompt.len() as u32 - c.fixed.len() as u32;
-        let post = match c.policy {
-            PolicySpec::Edit { tau_edit: Some(_), max_post, .. } | PolicySpec::Remask { max_post, .. } => max_post,
+        let post = match c.policy.method {
+            Method::Edit { tau_edit: Some(_), max_post, .. } | Method::Remask { max_post, .. } => max_post,
             _ => 0,
         };
-        let writes = match c.policy {
-            PolicySpec::Remask { max_remasks, .. } => 1 + max_remasks,
+        let writes = match c.policy.method {
+            Method::Remask { max_remasks, .. } => 1 + max_remasks,
             _ => 1,
         };
         let l = d.ledger();
@@ -97,7 +122,8 @@ proptest! {
             prop_assert!(l.denoise <= most + d.state().blocks());
         }
         prop_assert_eq!(l.forwards, net.log.len() as u32);
-        prop_assert_eq!(l.forwards, l.prefill + l.denoise + l.store + l.refresh);
+        prop_assert_eq!(l.forwards, l.prefill + l.denoise + l.store + l.refresh + l.guide);
+        prop_assert_eq!(l.guide, if c.policy.candidate.guidance == 0.0 { 0 } else { l.denoise });
         prop_assert_eq!(l.positions, net.log.iter().map(|r| r.query_positions.len() as u64).sum::<u64>());
         let fills = d.steps().iter().flat_map(|s| &s.actions).filter(|a| a.kind == ActionKind::Fill).count();
         prop_assert_eq!(l.commits + fills as u32, open + l.remasks);

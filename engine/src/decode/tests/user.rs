@@ -52,7 +52,7 @@ fn reopen_under_the_shift() {
 #[test]
 fn reopen_in_a_causal_model() {
     let mut c = DecodeConfig::new(vec![1, 2, 3], 9, 12, 11);
-    (c.attention, c.shift, c.policy) = (Attention::Causal, true, PolicySpec::LeftToRight {});
+    (c.attention, c.shift, c.policy) = (Attention::Causal, true, Method::LeftToRight {}.into());
     let (mut d, mut net) = run(&c, 1.0);
     d.reopen(&[5, 6, 7, 8]).unwrap();
     let got = finish(&mut d, &mut net);
@@ -161,6 +161,6 @@ fn refused_operations_change_nothing() {
     assert_eq!(d.reopen(&[9, 99]), Err(DecodeError::PositionOutOfRange { pos: 99, length: 16 }));
     assert_eq!(d.unfix(9), Err(DecodeError::WrongStatus { pos: 9, status: "written", needed: "fixed" }));
     assert_eq!(d.unfix(0), Err(DecodeError::PromptPosition { pos: 0 }));
-    assert_eq!(d.apply(RowStats { rows: vec![] }), Err(DecodeError::NoForwardPending));
+    assert_eq!(d.apply(RowStats::default()), Err(DecodeError::NoForwardPending));
     assert_eq!(d.trajectory(), before);
 }

@@ -16,9 +16,7 @@ use super::laws::mean_error;
 use super::{Check, Finding, Report};
 use crate::config::{PackingSpec, Standing};
 use crate::data::{Packed, Row};
-use crate::decode::{
-    ActionKind, Attention, CacheOp, DecodeConfig, Decoder, ForwardRequest, PolicySpec, Want,
-};
+use crate::decode::{ActionKind, Attention, CacheOp, DecodeConfig, Decoder, ForwardRequest, Method, Want};
 use crate::diffusion::likelihood::groups::Layout;
 use crate::diffusion::likelihood::{
     Alphabet, Denoiser, Estimator, Evaluation, LikelihoodError, Net, Rule, State, evaluate, nats, plan_rows,
@@ -214,7 +212,7 @@ fn replay<B: Train>(s: &Subject<B>) -> Result<Finding, AuditError> {
                 rule: s.serving.attention.rule(),
                 block_size: block.unwrap_or(0) as u32,
                 cache: CacheOp::None,
-                want: Want { rows: masked, top_k: 0, temperature: 0.0, seed: 0 },
+                want: Want { rows: masked, ..Default::default() },
             };
             let pending = session.forward(s.backend, &request)?;
             let heads = pending.decode(&s.backend.read_range(&session.stats, 0, pending.len())).rows;
@@ -270,7 +268,7 @@ fn chain<B: Train>(s: &Subject<B>, estimator: Estimator) -> Result<Finding, Audi
         let mut d = DecodeConfig::new(vec![c.eos_id], length as u32, c.vocab as u32, c.mask_id);
         (d.attention, d.shift, d.forbid) = (s.serving.attention, s.serving.shift, c.forbid.clone());
         d.block_size = s.block().unwrap_or(0) as u32;
-        (d.policy, d.temperature, d.seed, d.sequence) = (PolicySpec::LeftToRight {}, 1.0, 5, sequence);
+        (d.policy, d.temperature, d.seed, d.sequence) = (Method::LeftToRight {}.into(), 1.0, 5, sequence);
         d.rows = false;
         session.forget();
         let mut decoder = Decoder::new(d).map_err(crate::model::generate::GenerateError::from)?;

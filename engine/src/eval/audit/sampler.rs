@@ -9,8 +9,10 @@ use super::laws::{chi_square_z, rows, uniform_order};
 use super::process::{L, Tiny, V};
 use super::{Check, Finding};
 use crate::config::{Claims, RunConfig, Standing};
-use crate::decode::policy::AncestralForm;
-use crate::decode::{Attention, CacheOp, DecodeConfig, Decoder, ForwardRequest, PolicySpec, RowStats, drive};
+use crate::decode::policy::{AncestralForm, Schedule, Score};
+use crate::decode::{
+    Attention, CacheOp, DecodeConfig, Decoder, ForwardRequest, Method, PolicySpec, RowStats, drive,
+};
 use crate::diffusion::likelihood::groups::Layout;
 use crate::diffusion::likelihood::{Denoiser, Estimator, Rule, nats};
 use crate::diffusion::table::{FIRST, MASK, Table, sequences};
@@ -30,10 +32,16 @@ pub fn audit(tiny: &Tiny, config: &RunConfig, claims: &Claims) -> Vec<Finding> {
     let default = default_policy(serving);
     let mut policies = vec![default];
     if !tiny.causal() {
-        policies.extend([
-            PolicySpec::Ancestral { form: AncestralForm::FirstHitting, tokens_per_forward: 1, steps: 128 },
-            PolicySpec::LeftToRight {},
-            PolicySpec::TopProb { steps_per_block: 0, score: crate::decode::policy::Score::Entropy },
+        policies.extend::<[PolicySpec; 3]>([
+            Method::Ancestral { form: AncestralForm::FirstHitting, tokens_per_forward: 1, steps: 128 }.into(),
+            Method::LeftToRight {}.into(),
+            Method::TopProb {
+                steps_per_block: 0,
+                score: Score::Entropy,
+                schedule: Schedule::Even,
+                alg_temp: 0.0,
+            }
+            .into(),
         ]);
     }
     let laws = laws(tiny);
@@ -42,7 +50,7 @@ pub fn audit(tiny: &Tiny, config: &RunConfig, claims: &Claims) -> Vec<Finding> {
         if i > 0 && policy == default {
             continue;
         }
-        let edits = matches!(policy, PolicySpec::Edit { tau_edit: Some(_), .. } | PolicySpec::Remask { .. });
+        let edits = matches!(policy.method, Method::Edit { tau_edit: Some(_), .. } | Method::Remask { .. });
         let counts = decode(tiny, serving.attention, policy);
         let z: Vec<f64> = laws.iter().map(|l| chi_square_z(&counts, &l.1)).collect();
         let closest = (0..z.len()).min_by(|a, b| z[*a].total_cmp(&z[*b])).expect("there are laws");
@@ -66,9 +74,9 @@ pub fn audit(tiny: &Tiny, config: &RunConfig, claims: &Claims) -> Vec<Finding> {
             ),
         };
         let mut checks = vec![];
-        let known = match policy {
-            PolicySpec::Ancestral { .. } => Some(0),
-            PolicySpec::LeftToRight {} => Some(laws.len().min(2) - 1),
+        let known = match policy.method {
+            Method::Ancestral { .. } => Some(0),
+            Method::LeftToRight {} => Some(laws.len().min(2) - 1),
             _ => None,
         };
         if let Some(i) = known {
@@ -172,7 +180,7 @@ fn answer(table: &mut Table, r: &ForwardRequest, stored: &mut Vec<u32>) -> RowSt
     if r.cache == CacheOp::Store {
         stored.extend(&r.ids);
     }
-    RowStats { rows: heads }
+    RowStats { rows: heads, ..Default::default() }
 }
 
 /// Head statistics of a distribution over the symbols, with the keyed race of the real head.

@@ -132,7 +132,7 @@ mod tests {
     use std::sync::Arc;
 
     use crate::config::ModelSpec;
-    use crate::decode::{Attention, DecodeConfig, Decoder, PolicySpec};
+    use crate::decode::{Attention, DecodeConfig, Decoder, Method};
     use crate::model::session::Weights;
     use crate::model::{Session, run};
     use hilda_kernels::Cpu;
@@ -183,7 +183,7 @@ mod tests {
         let samples: Vec<Sample> = (0..6)
             .map(|sequence| {
                 let mut c = DecodeConfig::new(vec![0], 16, 9, 1);
-                (c.attention, c.shift, c.policy) = (Attention::Causal, true, PolicySpec::LeftToRight {});
+                (c.attention, c.shift, c.policy) = (Attention::Causal, true, Method::LeftToRight {}.into());
                 (c.temperature, c.seed, c.sequence) = (1.0, 3, sequence);
                 session.forget();
                 let mut d = Decoder::new(c).unwrap();

@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::config::ModelConfig;
 use crate::data::Tokenizer;
 use crate::decode::policy::{AncestralForm, Score};
-use crate::decode::{ActionKind, Decoder, PolicySpec};
+use crate::decode::{ActionKind, Decoder, Method, PolicySpec};
 use crate::model::generate::{GenerateError, Request, decode_config, run};
 use crate::model::session::Weights;
 use crate::model::{Serving, Session};
@@ -106,13 +106,15 @@ pub enum Law {
 
 /// The law of a policy at a temperature (`methods/evaluation.md` 1.2).
 pub fn law(policy: PolicySpec, temperature: f32) -> Law {
-    match policy {
+    match policy.method {
+        // the law of what was drawn is another one, or not the row's own
+        _ if policy.candidate != Default::default() => Law::Unknown,
         _ if temperature == 0.0 => Law::Unknown,
-        PolicySpec::LeftToRight {} => Law::Exact,
-        PolicySpec::TopProb { score: Score::Margin | Score::Entropy, .. } => Law::Exact,
-        PolicySpec::EntropyBound { score: Score::Margin | Score::Entropy, .. } => Law::Exact,
-        PolicySpec::Ancestral { form: AncestralForm::FirstHitting, .. } => Law::Bound,
-        PolicySpec::Ancestral { form: AncestralForm::TimeGrid, .. } => Law::Bound,
+        Method::LeftToRight {} => Law::Exact,
+        Method::TopProb { score: Score::Margin | Score::Entropy, alg_temp: 0.0, .. } => Law::Exact,
+        Method::EntropyBound { score: Score::Margin | Score::Entropy, .. } => Law::Exact,
+        Method::Ancestral { form: AncestralForm::FirstHitting, .. } => Law::Bound,
+        Method::Ancestral { form: AncestralForm::TimeGrid, .. } => Law::Bound,
         _ => Law::Unknown,
     }
 }

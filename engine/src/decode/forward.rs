@@ -1,0 +1,130 @@
+//! Which forward a decoding needs next, and what it does to the cache.
+//!
+//! By attention:
+//! - bidirectional: every forward computes all positions, nothing is cached;
+//! - block-causal: one `Store` forward over the complete blocks before the active one (the prefill, later the
+//!   finished block), then forwards over the active block alone. Exact: finished blocks do not see later ones.
+//!   The store pass comes when the next block needs it, so none is spent after the last block;
+//! - causal: every forward stores the positions not yet cached and predicts the first masked one.
+//!
+//! With the logit shift, position n is predicted from the hidden row of n - 1; the driver keeps that row for the
+//! last position it stored. When stale entries are dropped, one more block (or position) is dropped with them, so
+//! that this row is computed again.
+//!
+//! With guidance every forward comes twice, first with the prompt masked, and computes everything from position 0:
+//! the two texts differ in their first positions, so they can share no cache.
+
+use super::{
+    Attention, CacheOp, Decoder, ForwardRequest, Status, Want,
+    trajectory::{CacheEvent, StepKind},
+};
+
+/// A forward whose statistics are awaited.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    pub request: ForwardRequest,
+    pub kind: StepKind,
+    pub block: u32,
+}
+
+impl Decoder {
+    /// Which forward the active block needs next.
+    pub(super) fn plan_forward(&mut self, block: u32) -> Pending {
+        let range = self.state.block_range(block);
+        let revises = self.policy.revises();
+        let in_block = |p: &u32| {
+            self.state.is_masked(*p) || revises && matches!(self.state.status(*p), Status::Committed { .. })
+        };
+        let first = u32::from(self.config.shift);
+        let candidate = self.config.policy.candidate;
+        let guided = candidate.guidance != 0.0;
+        let (kind, queries, cache, rows): (_, Vec<u32>, _, Vec<u32>) = match self.config.attention {
+            Attention::Bidirectional => {
+                let rows = (first..self.state.len())
+                    .filter(|p| if range.contains(p) { in_block(p) } else { self.state.is_masked(*p) });
+                (StepKind::Denoise, (0..self.state.len()).collect(), CacheOp::None, rows.collect())
+            }
+            Attention::BlockCausal if guided => {
+                let rows = range.clone().filter(|p| *p >= first).filter(in_block).collect();
+                (StepKind::Denoise, (0..range.end).collect(), CacheOp::None, rows)
+            }
+            Attention::BlockCausal => {
+                let stale = self.cached > self.valid;
+                if stale && self.config.shift && self.valid > 0 {
+                    self.valid = self.state.block_range(self.state.block_of(self.valid - 1)).start;
+                }
+                let valid = self.valid;
+                if valid < range.start && stale {
+                    let queries = self.state.block_range(self.state.block_of(valid)).collect();
+                    (StepKind::Refresh, queries, CacheOp::Truncate { keep: valid }, Vec::new())
+                } else if valid < range.start {
+                    let kind = if self.step == 0 { StepKind::Prefill } else { StepKind::Store };
+                    (kind, (valid..range.start).collect(), CacheOp::Store, Vec::new())
+                } else {
+                    let cache = if stale { CacheOp::Truncate { keep: valid } } else { CacheOp::None };
+                    let rows = range.clone().filter(|p| *p >= first).filter(in_block).collect();
+                    (StepKind::Denoise, range.clone().collect(), cache, rows)
+                }
+            }
+            Attention::Causal => {
+                let target = self.state.masked(range.clone()).next().unwrap_or(self.state.len());
+                if guided {
+                    (StepKind::Denoise, (0..target).collect(), CacheOp::None, vec![target])
+                } else {
+                    let stale = self.cached > self.valid;
+                    if (stale && self.valid > 0) || self.valid == target {
+                        self.valid = self.valid.min(target) - 1;
+                    }
+                    let stale = self.cached > self.valid;
+                    let cache = if stale { CacheOp::Truncate { keep: self.valid } } else { CacheOp::Store };
+                    (StepKind::Denoise, (self.valid..target).collect(), cache, vec![target])
+                }
+            }
+        };
+        let whole = if candidate.needs_rows(self.config.temperature) || self.policy.compares() {
+            rows.iter().copied().filter(|p| range.contains(p)).collect()
+        } else {
+            Vec::new()
+        };
+        let mut ids: Vec<u32> = queries.iter().map(|p| self.state.id(*p)).collect();
+        let (kind, rows) = if guided && self.unguided.is_none() {
+            let prompt = queries.iter().map(|p| self.state.status(*p) == Status::Prompt);
+            ids.iter_mut()
+                .zip(prompt)
+                .filter(|(_, prompt)| *prompt)
+                .for_each(|(id, _)| *id = self.config.mask_id);
+            (StepKind::Guide, Vec::new())
+        } else {
+            (kind, rows)
+        };
+        let request = ForwardRequest {
+            sequence: self.config.sequence,
+            step: self.step,
+            ids,
+            query_positions: queries,
+            rule: self.config.attention.rule(),
+            block_size: self.config.block_size,
+            cache,
+            want: Want {
+                rows,
+                top_k: self.config.top_k,
+                temperature: self.config.temperature,
+                seed: self.config.seed,
+                whole,
+            },
+        };
+        Pending { request, kind, block }
+    }
+
+    pub(super) fn cache_event(&self, request: &ForwardRequest) -> CacheEvent {
+        let first = request.query_positions.first().copied().unwrap_or(0);
+        let last = request.query_positions.last().map_or(0, |p| p + 1);
+        match request.cache {
+            CacheOp::None => CacheEvent { reused: self.cached, ..Default::default() },
+            CacheOp::Store => CacheEvent { reused: self.cached, stored: Some((first, last)), dropped: None },
+            CacheOp::Truncate { keep } => {
+                CacheEvent { reused: keep, stored: None, dropped: Some((keep, self.cached)) }
+            }
+        }
+    }
+}
