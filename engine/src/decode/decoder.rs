@@ -7,7 +7,7 @@ use super::{
     Action, ActionKind, CacheOp, DecodeConfig, DecodeError, ForwardRequest, RowStats, State, Status,
     Trajectory,
     forward::Pending,
-    policy::{Confidence, Fired, Policy, Row, View},
+    policy::{Confidence, Fired, Moment, Policy, Row, View},
     rows,
     rules::{best, cap, check_plan},
     trajectory::{Footer, Header, Ledger, Provenance, RowRecord, StepKind, StepRecord, Stop, VERSION},
@@ -33,6 +33,8 @@ pub(super) struct BlockRun {
     pub steps: u32,
     /// of them without a mask
     pub post: u32,
+    /// cell of the block's own grid of times
+    pub cell: u32,
     /// tokens each position held since the block was opened
     pub held: Vec<Vec<u32>>,
     /// distribution of each masked position in the forward before, and how far it moved in each since the second; for
@@ -219,8 +221,24 @@ impl Decoder {
             let masked = self.state.masked(range.clone()).count() as u32;
             let capped = self.capped();
             let run = &mut self.blocks[block as usize];
+            if let Some(cells) = self.policy.cells() {
+                let moment = Moment {
+                    statuses: self.state.statuses(),
+                    block: range.clone(),
+                    seed: self.config.seed,
+                    sequence: self.config.sequence,
+                };
+                while run.cell < cells && !self.policy.stirs(run.cell, &moment) {
+                    run.cell += 1;
+                }
+                if masked == 0 && (run.cell >= cells || capped) {
+                    run.done = true;
+                    continue;
+                }
+            }
             let budget = self.policy.post_budget();
-            if masked == 0 && (run.post >= budget || run.steps == 0 || capped) {
+            let timed = self.policy.cells().is_some();
+            if !timed && masked == 0 && (run.post >= budget || run.steps == 0 || capped) {
                 run.done = true;
                 continue;
             }
@@ -314,6 +332,7 @@ impl Decoder {
             active: range.clone(),
             block_step: run.steps,
             masked_at_start: run.masked_at_start,
+            cell: run.cell,
             temperature: self.config.temperature,
             seed: self.config.seed,
             sequence: self.config.sequence,
@@ -323,10 +342,16 @@ impl Decoder {
         };
         let open = |r: &&Row| r.active && r.masked();
         let was_open = rows.iter().any(|r| open(&r));
-        let mut plan = if self.capped() { cap(&view) } else { self.policy.plan(&view) };
+        let n = rows.iter().filter(open).count() as u32;
+        let timed = self.policy.cells();
+        let mut plan = match timed {
+            _ if self.capped() => cap(&view, Fired::Capped { n }),
+            Some(cells) if run.cell >= cells => cap(&view, Fired::NoiseRemoval { n }),
+            _ => self.policy.plan(&view),
+        };
         record.forced = matches!(plan.rule.selection, Fired::Capped { .. });
         check_plan(&self.config, &view, &plan)?;
-        if was_open && plan.actions.iter().all(|a| a.kind != ActionKind::Commit) {
+        if timed.is_none() && was_open && plan.actions.iter().all(|a| a.kind != ActionKind::Commit) {
             plan.actions.push(best(&view, &plan));
             record.forced = true;
         }
@@ -346,7 +371,8 @@ impl Decoder {
             run.held[(a.pos - range.start) as usize].push(a.new);
         }
         run.steps += 1;
-        if !was_open {
+        run.cell += 1;
+        if !was_open && timed.is_none() {
             run.post += 1;
             // masks that the last of these forwards left are still to be written: then `settle` ends the block
             run.done = plan.actions.is_empty();
@@ -383,7 +409,7 @@ impl Decoder {
     /// revises may still take the token back, so there it waits until the block is final.
     fn stop_early(&mut self, step: u32, block: u32, actions: &mut Vec<Action>) -> Result<(), DecodeError> {
         let Some(eos) = self.config.eos_id.filter(|_| self.config.early_stop) else { return Ok(()) };
-        if self.policy.post_budget() > 0 && !self.blocks[block as usize].done {
+        if self.policy.revises() && !self.blocks[block as usize].done {
             return Ok(());
         }
         let written =

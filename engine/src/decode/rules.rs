@@ -5,20 +5,15 @@ use super::{
     policy::{Fired, Plan, Row, Rule, View},
 };
 
-/// The step limit: everything masked in the block takes its most probable token.
-pub(super) fn cap(view: &View) -> Plan {
+/// The step limit or the end of a grid of times: everything masked in the block takes its most probable token.
+pub(super) fn cap(view: &View, selection: Fired) -> Plan {
     let actions: Vec<Action> = view
         .rows
         .iter()
         .filter(|r| r.active && r.masked())
         .map(|r| r.write_argmax(ActionKind::Commit, f32::INFINITY))
         .collect();
-    let n = actions.len() as u32;
-    Plan {
-        actions,
-        scores: vec![f64::NEG_INFINITY; view.rows.len()],
-        rule: Rule { selection: Fired::Capped { n }, edit: None },
-    }
+    Plan { actions, scores: vec![f64::NEG_INFINITY; view.rows.len()], rule: Rule { selection, edit: None } }
 }
 
 /// The best-scored masked row of the block; ties to the lower position.

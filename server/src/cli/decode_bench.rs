@@ -64,7 +64,7 @@ pub struct Args {
 /// Exact samples of the model's own law: what the other decoders approximate.
 const REFERENCE: &str = r#"{"kind": "ancestral", "tokens_per_forward": 1}"#;
 /// The sampler's own cost and speed, and each rule from careful to hasty.
-const GRID: [&str; 29] = [
+const GRID: [&str; 32] = [
     r#"{"kind": "ancestral", "tokens_per_forward": 2}"#,
     r#"{"kind": "ancestral", "tokens_per_forward": 4}"#,
     r#"{"kind": "top_prob", "steps_per_block": 0}"#,
@@ -93,6 +93,9 @@ const GRID: [&str; 29] = [
     r#"{"kind": "edit", "tau_mask": 0.3, "tau_edit": 0}"#,
     r#"{"kind": "remask", "tau_mask": 0.7, "tau_remask": 0.5}"#,
     r#"{"kind": "remask", "tau_mask": 0.5, "tau_remask": 0.3}"#,
+    r#"{"kind": "remdm", "steps": 16, "eta": 0.04}"#,
+    r#"{"kind": "remdm", "steps": 64, "eta": 0.04}"#,
+    r#"{"kind": "remdm", "steps": 64, "variant": "conf"}"#,
     r#"{"kind": "left_to_right"}"#,
 ];
 

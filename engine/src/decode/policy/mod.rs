@@ -15,6 +15,7 @@ mod left_to_right;
 mod parameters;
 mod parts;
 mod quota;
+mod remdm;
 mod score;
 mod spec;
 mod threshold;
@@ -25,6 +26,7 @@ pub use klass::Stable;
 pub use parameters::{Parameter, PolicyInfo};
 pub use parts::{Parts, Revision, Selection};
 pub use quota::Schedule;
+pub use remdm::{Moment, Remdm, Variant};
 pub use score::Score;
 pub use spec::{Method, PolicyError, PolicySpec};
 
@@ -104,6 +106,8 @@ pub struct View<'a> {
     pub block_step: u32,
     /// masked positions of the block when it was opened
     pub masked_at_start: u32,
+    /// of the block's own grid of times ([`Policy::cells`])
+    pub cell: u32,
     pub temperature: f32,
     pub seed: u64,
     pub sequence: u32,
@@ -155,6 +159,10 @@ pub enum Fired {
     EntropyBound { gamma: f32, n: u32, sum: f32 },
     /// rows that have settled (0: the quota was written)
     Klass { tau: f32, epsilon: f32, ready: u32 },
+    /// cell of ReMDM's grid, the share of written positions at its end and the chance to be masked again in it
+    Remdm { cell: u32, cells: u32, alpha: f32, sigma: f32 },
+    /// the grid has ended: what is still masked takes its most probable token
+    NoiseRemoval { n: u32 },
     /// the step limit was reached: everything masked takes its most probable token
     Capped { n: u32 },
 }
@@ -176,6 +184,15 @@ pub trait Policy: std::fmt::Debug + Send {
     /// May it change what it wrote?
     fn revises(&self) -> bool {
         self.post_budget() > 0
+    }
+    /// Cells of a block's own grid of times: the block then ends with the grid and not with its last mask, and a forward
+    /// that writes nothing is no lack of progress.
+    fn cells(&self) -> Option<u32> {
+        None
+    }
+    /// Does anything happen in this cell? If not it needs no forward.
+    fn stirs(&self, _cell: u32, _moment: &Moment) -> bool {
+        true
     }
     /// Does it ask how far distributions moved since the forward before? That needs whole rows.
     fn compares(&self) -> bool {

@@ -63,7 +63,7 @@ const fn score(default: &'static str, meaning: &'static str) -> Parameter {
 
 const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, by low entropy, or by probability weighed with how much is known around";
 
-static POLICIES: [PolicyInfo; 9] = [
+static POLICIES: [PolicyInfo; 10] = [
     PolicyInfo {
         kind: "ancestral",
         title: "Ancestral",
@@ -283,6 +283,53 @@ static POLICIES: [PolicyInfo; 9] = [
         ],
     },
     PolicyInfo {
+        kind: "remdm",
+        title: "Ancestral with remasking",
+        meaning: "positions by lot, and written words may be masked again by lot, so that errors can be put right",
+        paper: "ReMDM, arXiv 2503.00307",
+        parameters: &[
+            choice(
+                "variant",
+                "\"cap\"",
+                &["cap", "rescale", "conf", "loop", "forward_backward"],
+                "how the chance to be masked again follows the time: capped, a share of the largest one, more for unsure words, in a phase of its own, or of the forward-backward sampler",
+            ),
+            number(
+                "steps",
+                "steps",
+                "64",
+                (1.0, 1024.0),
+                1.0,
+                "cells of the grid of times per block; cells in which nothing falls cost nothing",
+            ),
+            number(
+                "eta",
+                "probability",
+                "0.04",
+                (0.0, 1.0),
+                0.001,
+                "the chance itself, or its share of the largest one (rescale); 0 = no word is masked again",
+            ),
+            number(
+                "t_on",
+                "time",
+                "0.55",
+                (0.05, 0.99),
+                0.01,
+                "loop: time at which its phase begins (1 = all masked)",
+            ),
+            number("t_off", "time", "0.05", (0.01, 0.05), 0.01, "loop: time at which its phase ends"),
+            number(
+                "alpha_on",
+                "share",
+                "0.9",
+                (0.01, 0.99),
+                0.01,
+                "loop: share of the text that is written in its phase",
+            ),
+        ],
+    },
+    PolicyInfo {
         kind: "left_to_right",
         title: "Left to right",
         meaning: "the first masked position, one token a forward; the only order of causal models",
@@ -405,6 +452,10 @@ mod tests {
             (json!({"kind": "factor", "f": -1.0}), "f"),
             (json!({"kind": "edit", "tau_mask": -0.1}), "tau_mask"),
             (json!({"kind": "klass", "history": 0}), "history"),
+            (json!({"kind": "remdm", "steps": 0}), "steps"),
+            (json!({"kind": "remdm", "eta": 1.5}), "eta"),
+            (json!({"kind": "remdm", "t_on": 0.01}), "t_off"),
+            (json!({"kind": "remdm", "alpha_on": 1.0}), "alpha_on"),
             (json!({"kind": "klass", "epsilon": -1.0}), "epsilon"),
             (json!({"kind": "top_prob", "alg_temp": -1.0}), "alg_temp"),
             (json!({"kind": "factor", "top_k": 0}), "top_k"),

@@ -4,8 +4,8 @@
 use hilda_kernels::rng::{Rng, Stream};
 
 use super::{
-    Action, Eos, Fired, Plan, Policy, Row, Rule, Schedule, Score, Stable, View, ancestral, edit,
-    entropy_bound, klass, quota, threshold,
+    Action, ActionKind, Eos, Fired, Moment, Plan, Policy, Remdm, Row, Rule, Schedule, Score, Stable, View,
+    ancestral, edit, entropy_bound, klass, quota, threshold,
 };
 use crate::decode::state::CERTAIN;
 
@@ -26,6 +26,8 @@ pub enum Selection {
     EntropyBound { gamma: f32 },
     /// see [`klass`]
     Klass(Stable),
+    /// see [`super::remdm`]; it revises as well
+    Clock(Remdm),
 }
 
 /// What happens to written rows.
@@ -92,6 +94,9 @@ impl Chosen {
 
 impl Policy for Parts {
     fn plan(&self, view: &View) -> Plan {
+        if let Selection::Clock(remdm) = self.selection {
+            return coins(remdm, view);
+        }
         let masked = |r: &Row| r.active && r.masked();
         let ends = |r: &Row| self.eos == Eos::Last && view.eos == Some(r.head.candidate);
         // end-of-text is written where nothing else is left to be written
@@ -121,6 +126,7 @@ impl Policy for Parts {
             Selection::Factor { f } => threshold::factor(&ranked, f),
             Selection::EntropyBound { gamma } => entropy_bound::bound(&ranked, gamma),
             Selection::Klass(s) => klass::stable(&ranked, s, view),
+            Selection::Clock(_) => unreachable!("planned above"),
         };
         let mut actions: Vec<Action> = chosen
             .rows
@@ -144,6 +150,24 @@ impl Policy for Parts {
         Plan { actions, scores, rule: Rule { selection: chosen.fired, edit } }
     }
 
+    fn revises(&self) -> bool {
+        self.post_budget() > 0 || self.cells().is_some()
+    }
+
+    fn cells(&self) -> Option<u32> {
+        match self.selection {
+            Selection::Clock(remdm) => Some(remdm.cells),
+            _ => None,
+        }
+    }
+
+    fn stirs(&self, cell: u32, moment: &Moment) -> bool {
+        match self.selection {
+            Selection::Clock(remdm) => !remdm.falls(cell, moment).is_empty(),
+            _ => true,
+        }
+    }
+
     fn compares(&self) -> bool {
         matches!(self.selection, Selection::Klass(_))
     }
@@ -154,4 +178,25 @@ impl Policy for Parts {
             Revision::Edit { max_post, .. } | Revision::Remask { max_post, .. } => max_post,
         }
     }
+}
+
+/// What ReMDM's coins decided, with the forward's tokens. No model output enters the choice of positions.
+fn coins(remdm: Remdm, view: &View) -> Plan {
+    let moment = Moment {
+        statuses: view.statuses,
+        block: view.active.clone(),
+        seed: view.seed,
+        sequence: view.sequence,
+    };
+    let falls = remdm.falls(view.cell, &moment);
+    let act = |r: &Row| match r.masked() {
+        true => r.commit(view.temperature, CERTAIN),
+        false => Action { margin: CERTAIN, ..r.write_argmax(ActionKind::Remask, CERTAIN) },
+    };
+    let actions = view.rows.iter().filter(|r| falls.contains(&r.pos)).map(act).collect();
+    let rates = remdm.rates(view.cell);
+    let (alpha, sigma) = (rates.alpha_s as f32, rates.sigma as f32);
+    let selection = Fired::Remdm { cell: view.cell, cells: remdm.cells, alpha, sigma };
+    let scores = view.rows.iter().map(|r| if r.active && r.masked() { 0.0 } else { f64::NEG_INFINITY });
+    Plan { actions, scores: scores.collect(), rule: Rule { selection, edit: None } }
 }

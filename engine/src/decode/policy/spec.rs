@@ -4,7 +4,7 @@
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{
-    AncestralForm, Candidate, Eos, Parts, Revision, Schedule, Score, Selection, Stable,
+    AncestralForm, Candidate, Eos, Parts, Remdm, Revision, Schedule, Score, Selection, Stable, Variant,
     left_to_right::LEFT_TO_RIGHT,
 };
 
@@ -108,6 +108,23 @@ pub enum Method {
         #[serde(default = "top_prob")]
         score: Score,
     },
+    /// ancestral with a chance to mask again
+    Remdm {
+        #[serde(default)]
+        variant: Variant,
+        /// cells of the grid, per block
+        #[serde(default = "remdm_steps")]
+        steps: u32,
+        #[serde(default = "eta")]
+        eta: f32,
+        /// of the variant loop
+        #[serde(default = "t_on")]
+        t_on: f32,
+        #[serde(default = "t_off")]
+        t_off: f32,
+        #[serde(default = "alpha_on")]
+        alpha_on: f32,
+    },
     /// first masked position first
     LeftToRight {},
 }
@@ -122,6 +139,21 @@ fn epsilon() -> f32 {
 }
 fn tau_remask() -> f32 {
     0.5
+}
+fn remdm_steps() -> u32 {
+    64
+}
+fn eta() -> f32 {
+    0.04
+}
+fn t_on() -> f32 {
+    0.55
+}
+fn t_off() -> f32 {
+    0.05
+}
+fn alpha_on() -> f32 {
+    0.9
 }
 fn eight() -> u32 {
     8
@@ -247,6 +279,7 @@ impl Method {
             Method::Klass { .. } => "klass",
             Method::Edit { .. } => "edit",
             Method::Remask { .. } => "remask",
+            Method::Remdm { .. } => "remdm",
             Method::LeftToRight {} => "left_to_right",
         }
     }
@@ -303,6 +336,15 @@ impl Method {
                 probability("tau_remask", tau_remask)?;
                 score(s)
             }
+            Method::Remdm { steps, eta, t_on, t_off, alpha_on, .. } => {
+                check("steps", steps as f64, (1..=1 << 16).contains(&steps), "from 1 to 65536")?;
+                probability("eta", eta)?;
+                check("t_on", t_on as f64, (0.0..1.0).contains(&t_on), "a time from 0 to below 1")?;
+                let fits = t_off > 0.0 && t_off <= t_on;
+                check("t_off", t_off as f64, fits, "a time above 0 and at most t_on")?;
+                let fits = alpha_on > 0.0 && alpha_on < 1.0;
+                check("alpha_on", alpha_on as f64, fits, "a share above 0 and below 1")
+            }
             Method::LeftToRight {} => Ok(()),
         }
     }
@@ -344,6 +386,11 @@ impl Method {
                 revision: Revision::Remask { tau_remask, max_post, max_remasks },
                 ..plain(score, Selection::Threshold { tau: tau_mask })
             },
+            Method::Remdm { variant, steps, eta, t_on, t_off, alpha_on } => {
+                let [eta, t_on, t_off, alpha_on] = [eta, t_on, t_off, alpha_on].map(f64::from);
+                let remdm = Remdm { variant, cells: steps, eta, t_on, t_off, alpha_on };
+                plain(Score::Random, Selection::Clock(remdm))
+            }
             Method::LeftToRight {} => LEFT_TO_RIGHT,
         }
     }

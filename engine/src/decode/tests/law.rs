@@ -90,6 +90,38 @@ fn a_fine_time_grid_samples_the_joint() {
     assert!(x < ACCEPT, "chi-square {x}");
 }
 
+/// Whatever is masked again and rewritten, the law stays the joint's: sigma moves no marginal. `conf` is left out: its
+/// chances follow from the tokens.
+#[test]
+fn remasking_samples_the_joint() {
+    let table = Table::new(1);
+    for spec in [
+        json!({"kind": "remdm", "steps": 384, "eta": 0.0}),
+        json!({"kind": "remdm", "steps": 384, "eta": 0.01}),
+        json!({"kind": "remdm", "steps": 384, "variant": "rescale", "eta": 0.01}),
+        json!({"kind": "remdm", "steps": 384, "variant": "loop", "eta": 0.02}),
+        json!({"kind": "remdm", "steps": 384, "variant": "forward_backward"}),
+    ] {
+        let x = table.chi_square(policy(spec.clone()), 12_000);
+        assert!(x < ACCEPT, "{spec}: chi-square {x}");
+    }
+}
+
+/// At eta = 0 the capped and the rescaled sampler are the same, forward for forward, and mask nothing again.
+#[test]
+fn without_eta_nothing_is_masked_again() {
+    let of = |variant: &str| {
+        let mut c = DecodeConfig::new(vec![1], 20, 8, 7);
+        c.policy = policy(json!({"kind": "remdm", "variant": variant, "eta": 0.0, "steps": 40}));
+        (c.temperature, c.seed) = (1.0, 4);
+        run(&c, 1.0).0
+    };
+    let (a, b) = (of("cap"), of("rescale"));
+    assert_eq!(actions(&a), actions(&b));
+    assert_eq!((a.ledger().remasks, a.ledger().commits, a.ledger().forced), (0, 19, 0));
+    assert_eq!(of("loop").ledger().remasks, 0);
+}
+
 /// The opposite must fail: all four tokens at once ignore their dependence, and writing the surest of the sampled
 /// tokens first selects against rare tokens.
 #[test]

@@ -32,6 +32,14 @@ fn any_policy() -> impl Strategy<Value = PolicySpec> {
         (p.clone(), 0.0f32..2.0, 1u32..4, 0u32..6, score).prop_map(|(t, e, n, s, score)| json!({
             "kind": "klass", "tau": t, "epsilon": e, "history": n, "steps_per_block": s, "score": score
         })),
+        (
+            prop::sample::select(vec!["cap", "rescale", "conf", "loop", "forward_backward"]),
+            1u32..24,
+            0.0f32..=1.0
+        )
+            .prop_map(|(variant, steps, eta)| {
+                json!({"kind": "remdm", "variant": variant, "steps": steps, "eta": eta})
+            }),
         Just(json!({"kind": "left_to_right"})),
     ];
     (method, any_candidate()).prop_map(|(mut method, candidate)| {
@@ -116,8 +124,13 @@ proptest! {
             _ => 1,
         };
         let l = d.ledger();
-        prop_assert!(l.denoise <= open * writes + post * d.state().blocks());
-        prop_assert!(l.remasks == 0 || writes > 1);
+        match c.policy.method {
+            Method::Remdm { steps, .. } => prop_assert!(l.denoise <= (steps + 1) * d.state().blocks()),
+            _ => {
+                prop_assert!(l.denoise <= open * writes + post * d.state().blocks());
+                prop_assert!(l.remasks == 0 || writes > 1);
+            }
+        }
         if let Some(most) = c.max_steps {
             prop_assert!(l.denoise <= most + d.state().blocks());
         }
