@@ -167,7 +167,9 @@ pub(crate) fn requests(seed: u64, rows: usize, vocab: usize, forbid: &[u32]) -> 
             };
             let alpha = 0.05 + 0.9 * rng.uniform(1, row, 1) as f32;
             let beta = (1.0 - alpha) * 10f32.powf(-2.0 * rng.uniform(1, row, 2) as f32) / vocab as f32;
-            let mixture = Mixture { alpha, beta, observed, weight: c[2 * r] };
+            // as in the process, a right symbol weighs less the larger its ratio can become
+            let share = if observed == Some(target) { beta / (alpha + beta) } else { 1.0 };
+            let mixture = Mixture { alpha, beta, observed, weight: c[2 * r] * share };
             let mixture = (seed % 2 == 1 && rng.below(1, row, 3, 2) == 0).then_some(mixture);
             LossRow { target, d_log_p: c[2 * r], d_entropy: c[2 * r + 1], mixture }
         })
