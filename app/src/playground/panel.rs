@@ -110,6 +110,7 @@ fn Policy(settings: RwSignal<Settings>, info: &'static PolicyInfo, preset: Memo<
             {PolicySpec::common_parameters().iter().map(dial).collect_view()}
         </details>
         <p class="meaning source">{info.title}": "{info.meaning}". "<cite>{paper(info.paper)}</cite></p>
+        <p class="meaning rule">{info.rule}</p>
     }
 }
 

@@ -14,6 +14,8 @@ pub struct PolicyInfo {
     /// one line
     pub meaning: &'static str,
     pub paper: &'static str,
+    /// what is written in a forward, as a formula
+    pub rule: &'static str,
     pub parameters: &'static [Parameter],
 }
 
@@ -73,6 +75,7 @@ static POLICIES: [PolicyInfo; 13] = [
         title: "Ancestral",
         meaning: "positions in random order, each token drawn from the model's own distribution",
         paper: "MDLM, arXiv 2406.07524; first hitting, arXiv 2409.02908",
+        rule: "one masked i at random, x_i ~ p_i; on a grid of times every masked i with probability 1 - t'/t",
         parameters: &[
             choice(
                 "form",
@@ -103,6 +106,7 @@ static POLICIES: [PolicyInfo; 13] = [
         title: "Fixed steps",
         meaning: "a fixed number of steps per block, the surest positions first",
         paper: "LLaDA, arXiv 2502.09992",
+        rule: "the k best scores, k = ⌊m / S⌋, one more in the first m mod S steps",
         parameters: &[
             number(
                 "steps_per_block",
@@ -134,6 +138,7 @@ static POLICIES: [PolicyInfo; 13] = [
         title: "Threshold",
         meaning: "write every token the model is surer of than tau, at least one",
         paper: "Fast-dLLM, arXiv 2505.22618",
+        rule: "{ i : p_i(y_i) > τ }, else the best i",
         parameters: &[
             number(
                 "tau",
@@ -151,6 +156,7 @@ static POLICIES: [PolicyInfo; 13] = [
         title: "Factor",
         meaning: "write as many tokens as their confidences allow without changing the most probable text",
         paper: "Fast-dLLM, arXiv 2505.22618, theorem 1",
+        rule: "the largest n with (k + 1)(1 - c_k) < f for 2 ≤ k ≤ n, c from the surest down",
         parameters: &[number(
             "f",
             "",
@@ -165,6 +171,7 @@ static POLICIES: [PolicyInfo; 13] = [
         title: "Entropy bound",
         meaning: "write tokens together while what they could tell about each other stays below gamma",
         paper: "EB-Sampler, arXiv 2505.24857",
+        rule: "the largest U with Σ_U H_i - max_U H_i ≤ γ",
         parameters: &[
             number(
                 "gamma",
@@ -182,6 +189,7 @@ static POLICIES: [PolicyInfo; 13] = [
         title: "Settled rows",
         meaning: "write what the model is sure of and has stopped changing its mind about",
         paper: "KLASS, arXiv 2511.05664",
+        rule: "{ i : KL(p_i ‖ p_i before) < ε in the last n forwards and max p_i > τ }",
         parameters: &[
             number(
                 "tau",
@@ -216,6 +224,7 @@ static POLICIES: [PolicyInfo; 13] = [
         title: "Threshold with editing",
         meaning: "draft quickly, and overwrite words that no longer fit as the rest appears",
         paper: "LLaDA 2.1, arXiv 2602.08676",
+        rule: "{ i masked : p_i(y_i) > τ }; x_i becomes argmax p_i where another has p > τ_edit",
         parameters: &[
             number(
                 "tau_mask",
@@ -257,6 +266,7 @@ static POLICIES: [PolicyInfo; 13] = [
         title: "Threshold with remasking",
         meaning: "draft quickly, and mask words again that no longer fit, to write them when more is known",
         paper: "remask instead of replace, arXiv 2604.18738",
+        rule: "{ i masked : p_i(y_i) > τ }; x_i is masked where another has p > τ_remask",
         parameters: &[
             number(
                 "tau_mask",
@@ -291,6 +301,7 @@ static POLICIES: [PolicyInfo; 13] = [
         title: "Ancestral with remasking",
         meaning: "positions by lot, and written words may be masked again by lot, so that errors can be put right",
         paper: "ReMDM, arXiv 2503.00307",
+        rule: "written → masked with σ; masked → written with (α_s - (1 - σ) α_t) / (1 - α_t)",
         parameters: &[
             choice(
                 "variant",
@@ -338,6 +349,7 @@ static POLICIES: [PolicyInfo; 13] = [
         title: "Draft, then refine",
         meaning: "write in blocks, then mask the least sure words again and write them in sight of the whole text",
         paper: "Diffusion in Diffusion, arXiv 2601.13599",
+        rule: "mask the share γ with the lowest p when written; write it again in sight of all",
         parameters: &[
             number(
                 "tau",
@@ -376,6 +388,7 @@ static POLICIES: [PolicyInfo; 13] = [
         title: "Best of several",
         meaning: "write several texts and keep the one that the model likes best; they differ above temperature 0",
         paper: "best-of-n sampling; scored as in arXiv 2601.20339",
+        rule: "argmax over n texts of the mean ln p",
         parameters: &[
             number("n", "texts", "4", (1.0, 16.0), 1.0, "how many"),
             number(
@@ -407,6 +420,7 @@ static POLICIES: [PolicyInfo; 13] = [
         title: "Order-token search",
         meaning: "several texts at once that differ in order and words; the best are kept block by block. Needs sight of the whole text and a temperature",
         paper: "Order-Token Search, arXiv 2601.20339",
+        rule: "K texts, K children each a block; the K with the highest Σ ln p(block | the rest) stay",
         parameters: &[
             number("beams", "texts", "4", (1.0, 8.0), 1.0, "texts kept, and children of each"),
             number("block", "tokens", "32", (1.0, 256.0), 1.0, "tokens between two choices"),
@@ -435,6 +449,7 @@ static POLICIES: [PolicyInfo; 13] = [
         title: "Left to right",
         meaning: "the first masked position, one token a forward; the only order of causal models",
         paper: "autoregressive decoding",
+        rule: "x_i ~ p(x_i | x_1 .. x_{i-1})",
         parameters: &[],
     },
 ];
