@@ -273,6 +273,7 @@ pub fn parameters(policy: &PolicySpec) -> String {
         }
         let shown = match told.as_f64() {
             Some(v) => format!("{}", (v * 1e4).round() / 1e4),
+            None if told == &serde_json::Value::Bool(true) => "on".into(),
             None => told.as_str().map_or_else(|| "off".into(), String::from),
         };
         let _ = write!(out, "{}{} {shown}", if out.is_empty() { "" } else { ", " }, p.name);
