@@ -137,6 +137,19 @@ fn PolicyDial(
         }
         .into_any();
     }
+    if parameter.range.is_none() {
+        return view! {
+            <div class="dial"><label class="check">
+                <input
+                    type="checkbox"
+                    prop:checked=move || value.get().as_bool().unwrap_or(false)
+                    on:change=move |e| set(event_target_checked(&e).into())
+                />
+                {title}
+            </label><p class="meaning">{parameter.meaning}</p></div>
+        }
+        .into_any();
+    }
     let number = Signal::derive(move || value.get().as_f64().unwrap_or(0.0));
     let whole = parameter.step >= 1.0;
     let write = move |v: f64| set(if whole { (v as u64).into() } else { v.into() });

@@ -163,6 +163,12 @@ impl Tape {
         let Some(last) = self.frames.last() else { return };
         match step.kind {
             StepKind::Denoise | StepKind::User => {}
+            // the text shown has not changed
+            StepKind::Search if step.actions.is_empty() => {
+                self.silent += 1;
+                return;
+            }
+            StepKind::Search => {}
             StepKind::Prefill => return,
             StepKind::Store | StepKind::Refresh | StepKind::Guide => {
                 self.silent += 1;
@@ -171,7 +177,7 @@ impl Tape {
         }
         let mut frame = Frame::clone(last);
         frame.block = step.block;
-        frame.forwards += u32::from(step.kind == StepKind::Denoise) + std::mem::take(&mut self.silent);
+        frame.forwards += u32::from(step.kind != StepKind::User) + std::mem::take(&mut self.silent);
         for cell in &mut frame.cells {
             match cell.mark {
                 Mark::New => cell.mark = Mark::Plain,

@@ -86,11 +86,11 @@ fn yes() -> bool {
 }
 
 impl DecodeConfig {
-    /// Is the row that predicts `pos` computed from the token at `pos`? With the logit shift it is the row before, which
-    /// sees `pos` inside its own block only.
-    pub fn informed(&self, pos: u32) -> bool {
+    /// Is the row that predicts `pos` computed from the token at `pos` under `attention`? With the logit shift it is the row
+    /// before, which sees `pos` inside its own block only.
+    pub fn informed(&self, attention: Attention, pos: u32) -> bool {
         !self.shift
-            || match self.attention {
+            || match attention {
                 Attention::Causal => false,
                 Attention::BlockCausal => !pos.is_multiple_of(self.block_size.max(1)),
                 Attention::Bidirectional => true,
@@ -227,6 +227,23 @@ impl DecodeConfig {
             return Err(DecodeError::TopK { top_k: self.top_k, max: MAX_TOP_K });
         }
         self.policy.validate()?;
+        match self.policy.method {
+            Method::OrderTokenSearch { .. } if self.attention != Attention::Bidirectional => {
+                return Err(DecodeError::Unserved {
+                    policy: "order_token_search",
+                    needed: "attention to the whole text: without later blocks in sight its score says nothing new",
+                });
+            }
+            Method::OrderTokenSearch { .. } | Method::BestOf { .. }
+                if self.policy.candidate.guidance != 0.0 =>
+            {
+                return Err(DecodeError::Unserved {
+                    policy: self.policy.kind(),
+                    needed: "guidance 0: its scores are those of the model alone",
+                });
+            }
+            _ => {}
+        }
         Ok(())
     }
 }

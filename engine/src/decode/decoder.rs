@@ -3,13 +3,17 @@
 //!
 //! What a forward computes and what is cached is decided in `forward.rs`.
 
+use std::sync::Arc;
+
 use super::{
-    Action, ActionKind, CacheOp, DecodeConfig, DecodeError, ForwardRequest, RowStats, State, Status,
-    Trajectory,
+    Action, ActionKind, Attention, CacheOp, DecodeConfig, DecodeError, ForwardRequest, RowStats, State,
+    Status, Trajectory,
     forward::Pending,
     policy::{Confidence, Fired, Moment, Policy, Row, View},
+    refine::Refine,
     rows,
     rules::{best, cap, check_plan},
+    search::Search,
     trajectory::{Footer, Header, Ledger, Provenance, RowRecord, StepKind, StepRecord, Stop, VERSION},
 };
 
@@ -47,10 +51,18 @@ pub(super) struct BlockRun {
 type Moved = (Vec<Vec<f32>>, Vec<Option<Vec<f32>>>);
 
 /// One sequence being decoded.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Decoder {
     pub(super) config: DecodeConfig,
-    pub(super) policy: Box<dyn Policy>,
+    pub(super) policy: Arc<dyn Policy>,
+    /// what a position may see now: the configuration's until a draft is refined
+    pub(super) attention: Attention,
+    pub(super) refine: Option<Refine>,
+    pub(super) search: Option<Search>,
+    /// confidences are those of the noised logits (Order-Token Search)
+    pub(super) noised: bool,
+    /// the draft came to an end of text
+    pub(super) ended: bool,
     pub(super) state: State,
     pub(super) blocks: Vec<BlockRun>,
     /// forwards so far
@@ -60,7 +72,7 @@ pub struct Decoder {
     /// positions in the driver's cache, and how many of them still hold
     pub(super) cached: u32,
     pub(super) valid: u32,
-    pending: Option<Pending>,
+    pub(super) pending: Option<Pending>,
     /// logits of the block's open rows without the prompt, until the guided forward
     pub(super) unguided: Option<Vec<f32>>,
     pub(super) stop: Option<Stop>,
@@ -73,18 +85,36 @@ pub struct Decoder {
 impl Decoder {
     /// Checks the configuration and sets up the text.
     pub fn new(config: DecodeConfig) -> Result<Decoder, DecodeError> {
-        let policy = Box::new(config.policy.build()?);
-        Decoder::with_policy(config, policy)
+        config.validate()?;
+        let policy = Arc::new(config.policy.build()?);
+        let Some(search) = Search::of(&config)? else { return Decoder::assemble(config, policy) };
+        let mut decoder = Decoder::assemble(config, policy)?;
+        // the text shown is divided as the search divides it
+        let leader = search.leader();
+        (decoder.state, decoder.blocks) = (leader.state.clone(), leader.blocks.clone());
+        if decoder.stop.is_none() {
+            decoder.search = Some(search);
+        }
+        Ok(decoder)
     }
 
     /// With a policy of one's own; `config.policy` is then only what the record says.
     pub fn with_policy(config: DecodeConfig, policy: Box<dyn Policy>) -> Result<Decoder, DecodeError> {
+        Decoder::assemble(config, policy.into())
+    }
+
+    pub(super) fn assemble(config: DecodeConfig, policy: Arc<dyn Policy>) -> Result<Decoder, DecodeError> {
         config.validate()?;
         let state = State::new(&config);
         let blocks = vec![BlockRun::default(); state.blocks() as usize];
         let mut decoder = Decoder {
             unseen_fixed: config.unseen_fixed(),
             policy,
+            attention: config.attention,
+            refine: config.policy.refine(),
+            search: None,
+            noised: false,
+            ended: false,
             state,
             blocks,
             step: 0,
@@ -100,6 +130,7 @@ impl Decoder {
             config,
         };
         decoder.settle();
+        decoder.skip_refining();
         Ok(decoder)
     }
 
@@ -142,7 +173,9 @@ impl Decoder {
     /// [`Decoder::apply`] has taken its statistics.
     #[allow(clippy::should_implement_trait)] // an iterator could not be fed in between
     pub fn next(&mut self) -> Option<ForwardRequest> {
-        if self.pending.is_none() {
+        if self.pending.is_none() && self.search.is_some() {
+            self.pending = self.plan_search();
+        } else if self.pending.is_none() {
             let block = self.active()?;
             self.pending = Some(self.plan_forward(block));
         }
@@ -153,6 +186,10 @@ impl Decoder {
     /// changed.
     pub fn apply(&mut self, stats: RowStats) -> Result<StepEvent, DecodeError> {
         let Pending { request, kind, block } = self.pending.clone().ok_or(DecodeError::NoForwardPending)?;
+        if self.search.is_some() {
+            let event = self.cache_event(&request);
+            return self.apply_search(&request, stats, event);
+        }
         self.check_stats(&request, &stats)?;
         let mut record = StepRecord {
             step: request.step,
@@ -182,6 +219,9 @@ impl Decoder {
         self.step += 1;
         self.pending = None;
         self.settle();
+        if self.active().is_none() && self.refine.is_some() {
+            self.begin_refining(request.step, &mut record.actions)?;
+        }
         self.record(&record, rows);
         Ok(StepEvent { record, masked: self.state.masked_left(), stop: self.stop })
     }
@@ -191,6 +231,9 @@ impl Decoder {
     pub fn forget_cache(&mut self) {
         self.pending = None;
         (self.cached, self.valid) = (0, 0);
+        if let Some(search) = &mut self.search {
+            search.forget_cache();
+        }
     }
 
     pub(super) fn pending(&self) -> bool {
@@ -206,7 +249,31 @@ impl Decoder {
         self.steps.push(kept);
     }
 
-    fn active(&self) -> Option<u32> {
+    /// Leading positions that no later step can change, the user's changes aside.
+    pub fn settled(&self) -> u32 {
+        match self.active() {
+            _ if self.search.is_some() || self.refine.is_some() => 0,
+            Some(block) => self.state.block_range(block).start,
+            None => self.state.len(),
+        }
+    }
+
+    /// Another seed for all that is drawn from now on, also by the pending forward.
+    pub(super) fn reseed(&mut self, seed: u64) {
+        self.config.seed = seed;
+        if let Some(pending) = &mut self.pending {
+            pending.request.want.seed = seed;
+        }
+    }
+
+    /// A draft that ended without a forward is not refined.
+    pub(super) fn skip_refining(&mut self) {
+        if self.active().is_none() && self.refine.take().is_some() {
+            self.settle();
+        }
+    }
+
+    pub(super) fn active(&self) -> Option<u32> {
         self.blocks.iter().position(|b| !b.done).map(|b| b as u32)
     }
 
@@ -253,7 +320,10 @@ impl Decoder {
             }
             return;
         }
-        self.stop = self.stop.or(Some(Stop::Complete));
+        if self.refine.is_none() && self.search.is_none() {
+            let stop = if self.ended { Stop::EarlyStop } else { Stop::Complete };
+            self.stop = self.stop.or(Some(stop));
+        }
     }
 
     fn check_stats(&self, request: &ForwardRequest, stats: &RowStats) -> Result<(), DecodeError> {
@@ -304,6 +374,7 @@ impl Decoder {
     ) -> Result<(), DecodeError> {
         let block = record.block;
         let range = self.state.block_range(block);
+        let noised = if self.noised { rows::noised(&self.config, request, stats) } else { Vec::new() };
         let heads = rows::refined(&self.config, &self.state, request, stats, self.unguided.as_deref())?;
         let moved = self.compared(block, request, stats);
         let run = &self.blocks[block as usize];
@@ -320,8 +391,15 @@ impl Decoder {
                 let held = if active { run.held[at].as_slice() } else { &[] };
                 let kl = moved.as_ref().filter(|_| active).map_or(&[][..], |(kl, _)| &kl[at]);
                 let (status, current) = (self.state.status(*pos), self.state.id(*pos));
-                let informed = self.config.informed(*pos);
-                let p = if drawn { head.q_candidate(temperature) } else { head.p_candidate() };
+                let informed = self.config.informed(self.attention, *pos);
+                let noised = noised.iter().find(|n| n.0 == *pos);
+                let p = if let Some((_, p)) = noised {
+                    *p
+                } else if drawn {
+                    head.q_candidate(temperature)
+                } else {
+                    head.p_candidate()
+                };
                 let confidence = p.min(1.0);
                 Row { pos: *pos, status, current, active, informed, head, held, confidence, kl }
             })
@@ -429,7 +507,8 @@ impl Decoder {
             actions.push(fill);
         }
         self.blocks.iter_mut().for_each(|b| b.done = true);
-        self.stop = Some(Stop::EarlyStop);
+        self.ended = true;
+        self.stop = Some(Stop::EarlyStop).filter(|_| self.refine.is_none());
         Ok(())
     }
 }

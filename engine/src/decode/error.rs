@@ -39,6 +39,10 @@ pub enum DecodeError {
     NoEos,
     #[error("eos = {eos} needs eos_id: the model has no end of text")]
     EosControl { eos: &'static str },
+    #[error("{policy} needs {needed}")]
+    Unserved { policy: &'static str, needed: &'static str },
+    #[error("a search is at work: change the text once it has ended")]
+    Searching,
     #[error(transparent)]
     Policy(#[from] PolicyError),
     #[error("apply was called without a pending forward")]

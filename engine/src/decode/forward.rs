@@ -38,11 +38,13 @@ impl Decoder {
         let first = u32::from(self.config.shift);
         let candidate = self.config.policy.candidate;
         let guided = candidate.guidance != 0.0;
-        let (kind, queries, cache, rows): (_, Vec<u32>, _, Vec<u32>) = match self.config.attention {
+        let (kind, queries, cache, rows): (_, Vec<u32>, _, Vec<u32>) = match self.attention {
             Attention::Bidirectional => {
                 let rows = (first..self.state.len())
                     .filter(|p| if range.contains(p) { in_block(p) } else { self.state.is_masked(*p) });
-                (StepKind::Denoise, (0..self.state.len()).collect(), CacheOp::None, rows.collect())
+                // a draft may have left its cache
+                let cache = if self.cached > 0 { CacheOp::Truncate { keep: 0 } } else { CacheOp::None };
+                (StepKind::Denoise, (0..self.state.len()).collect(), cache, rows.collect())
             }
             Attention::BlockCausal if guided => {
                 let rows = range.clone().filter(|p| *p >= first).filter(in_block).collect();
@@ -81,7 +83,8 @@ impl Decoder {
                 }
             }
         };
-        let whole = if candidate.needs_rows(self.config.temperature) || self.policy.compares() {
+        let whole = if candidate.needs_rows(self.config.temperature) || self.policy.compares() || self.noised
+        {
             rows.iter().copied().filter(|p| range.contains(p)).collect()
         } else {
             Vec::new()
@@ -102,8 +105,8 @@ impl Decoder {
             step: self.step,
             ids,
             query_positions: queries,
-            rule: self.config.attention.rule(),
-            block_size: self.config.block_size,
+            rule: self.attention.rule(),
+            block_size: if self.attention == Attention::Bidirectional { 0 } else { self.config.block_size },
             cache,
             want: Want {
                 rows,

@@ -3,6 +3,7 @@
 //! The same code on every back end, on logits that differ by rounding alone.
 
 use hilda_kernels::head::{Filter, RowHead, of_logits};
+use hilda_kernels::rng::{Rng, Stream};
 
 use super::{DecodeConfig, DecodeError, ForwardRequest, RowStats, State, policy::Candidate, policy::Eos};
 
@@ -20,7 +21,7 @@ pub(super) fn refined(
 ) -> Result<Vec<RowHead>, DecodeError> {
     let mut heads = stats.rows.clone();
     let c = config.policy.candidate;
-    if !c.needs_rows(config.temperature) {
+    if request.want.whole.is_empty() {
         return Ok(heads);
     }
     let want = &request.want;
@@ -89,6 +90,35 @@ fn forbid(config: &DecodeConfig, z: &mut [f32]) {
     if let Some(eos) = config.eos_id.filter(|_| config.policy.candidate.eos == Eos::Never) {
         z[eos as usize] = f32::NEG_INFINITY;
     }
+}
+
+/// Confidences of the whole rows under softmax(z + T g), g the Gumbel noise their tokens are drawn with: p of the candidate
+/// in the noised distribution (arXiv 2601.20339). At temperature 0 there is no noise.
+pub(super) fn noised(config: &DecodeConfig, request: &ForwardRequest, stats: &RowStats) -> Vec<(u32, f32)> {
+    let rng = Rng::new(request.want.seed, Stream::Token, request.sequence);
+    let t = config.temperature as f64;
+    let confidence = |(i, pos): (usize, &u32)| {
+        let mut z = row(config, stats, i).to_vec();
+        forbid(config, &mut z);
+        let w = z.iter().enumerate().filter(|(_, z)| z.is_finite()).map(|(v, z)| {
+            let noise =
+                if t > 0.0 { t * (rng.exponential(request.step, *pos, v as u32) as f64).ln() } else { 0.0 };
+            *z as f64 - noise
+        });
+        let w: Vec<f64> = w.collect();
+        let max = w.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        (*pos, (1.0 / w.iter().map(|w| (w - max).exp()).sum::<f64>()) as f32)
+    };
+    request.want.whole.iter().enumerate().map(confidence).collect()
+}
+
+/// ln p of `id` in a whole row without the forbidden tokens, at temperature 1.
+pub(super) fn log_probability(config: &DecodeConfig, logits: &[f32], id: u32) -> f64 {
+    let mut z = logits.to_vec();
+    forbid(config, &mut z);
+    let max = z.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x)) as f64;
+    let sum: f64 = z.iter().map(|z| (*z as f64 - max).exp()).sum();
+    z[id as usize] as f64 - max - sum.ln()
 }
 
 /// softmax of a whole row without the forbidden tokens, at temperature 1.

@@ -94,12 +94,19 @@ impl From<Action> for ActionTuple {
 pub const CERTAIN: f32 = 1e6;
 
 /// Ids and statuses of one sequence of `length` positions.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct State {
     ids: Vec<u32>,
     status: Vec<Status>,
     block: u32,
     mask_id: u32,
+}
+
+/// The same text; how it is divided into blocks is a matter of the decoding.
+impl PartialEq for State {
+    fn eq(&self, other: &State) -> bool {
+        (&self.ids, &self.status) == (&other.ids, &other.status)
+    }
 }
 
 impl State {
@@ -134,6 +141,13 @@ impl State {
     }
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
+    }
+    pub(super) fn mask_id(&self) -> u32 {
+        self.mask_id
+    }
+    /// One block over the whole text.
+    pub(super) fn join_blocks(&mut self) {
+        self.block = self.len().max(1);
     }
     pub fn blocks(&self) -> u32 {
         self.len().div_ceil(self.block)

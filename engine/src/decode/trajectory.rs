@@ -61,6 +61,8 @@ pub enum StepKind {
     Refresh,
     /// predicts rows without the prompt, for guidance
     Guide,
+    /// a forward of a search; its actions are those of the leading text
+    Search,
     /// no forward: the user acted
     User,
 }
@@ -205,7 +207,7 @@ pub enum Stop {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ledger {
-    /// all of them: prefill + denoise + store + refresh + guide
+    /// all of them: prefill + denoise + store + refresh + guide + search
     pub forwards: u32,
     pub prefill: u32,
     pub denoise: u32,
@@ -213,6 +215,8 @@ pub struct Ledger {
     pub refresh: u32,
     /// forwards without the prompt
     pub guide: u32,
+    /// forwards of a search, whosever
+    pub search: u32,
     /// positions computed, summed over forwards
     pub positions: u64,
     /// rows that went through the language-model head (twice where their logits were needed too)
@@ -240,6 +244,7 @@ impl Ledger {
             StepKind::Store => self.store += 1,
             StepKind::Refresh => self.refresh += 1,
             StepKind::Guide => self.guide += 1,
+            StepKind::Search => self.search += 1,
             StepKind::User => {}
         }
         self.positions += step.queries as u64;

@@ -58,8 +58,10 @@ impl Decoder {
         if !reopened.is_empty() {
             self.counted_steps = 0;
             self.stop = None;
+            self.ended = false;
         }
         self.settle();
+        self.skip_refining();
         Ok(record)
     }
 
@@ -81,6 +83,7 @@ impl Decoder {
             self.invalidate(pos);
         }
         self.settle();
+        self.skip_refining();
         Ok(record)
     }
 
@@ -99,7 +102,13 @@ impl Decoder {
     }
 
     fn ready(&self) -> Result<(), DecodeError> {
-        if self.pending() { Err(DecodeError::ForwardPending) } else { Ok(()) }
+        if self.search.is_some() {
+            Err(DecodeError::Searching)
+        } else if self.pending() {
+            Err(DecodeError::ForwardPending)
+        } else {
+            Ok(())
+        }
     }
 
     fn status_at(&self, pos: u32) -> Result<Status, DecodeError> {
@@ -134,7 +143,7 @@ impl Decoder {
 
     /// Cached keys and values from the change on no longer hold.
     fn invalidate(&mut self, pos: u32) {
-        let from = match self.config.attention {
+        let from = match self.attention {
             Attention::Bidirectional => return,
             Attention::BlockCausal => self.state.block_range(self.state.block_of(pos)).start,
             Attention::Causal => pos,

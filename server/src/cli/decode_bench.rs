@@ -64,7 +64,7 @@ pub struct Args {
 /// Exact samples of the model's own law: what the other decoders approximate.
 const REFERENCE: &str = r#"{"kind": "ancestral", "tokens_per_forward": 1}"#;
 /// The sampler's own cost and speed, and each rule from careful to hasty.
-const GRID: [&str; 32] = [
+const GRID: [&str; 34] = [
     r#"{"kind": "ancestral", "tokens_per_forward": 2}"#,
     r#"{"kind": "ancestral", "tokens_per_forward": 4}"#,
     r#"{"kind": "top_prob", "steps_per_block": 0}"#,
@@ -96,6 +96,8 @@ const GRID: [&str; 32] = [
     r#"{"kind": "remdm", "steps": 16, "eta": 0.04}"#,
     r#"{"kind": "remdm", "steps": 64, "eta": 0.04}"#,
     r#"{"kind": "remdm", "steps": 64, "variant": "conf"}"#,
+    r#"{"kind": "draft_refine", "tau": 0.5, "gamma": 0.25, "refine_tau": 0.5}"#,
+    r#"{"kind": "best_of", "n": 3, "tau": 0.5}"#,
     r#"{"kind": "left_to_right"}"#,
 ];
 
@@ -256,6 +258,7 @@ pub fn parameters(policy: &PolicySpec) -> String {
         }
         let shown = match told.as_f64() {
             Some(v) => format!("{}", (v * 1e4).round() / 1e4),
+            None if told == &serde_json::Value::Bool(true) => "on".into(),
             None => told.as_str().map_or_else(|| "off".into(), String::from),
         };
         let _ = write!(out, "{}{} {shown}", if out.is_empty() { "" } else { ", " }, p.name);

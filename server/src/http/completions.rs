@@ -179,9 +179,9 @@ impl Text {
         String::from_utf8_lossy(&bytes).into_owned()
     }
     /// Bytes of the leading blocks that no step will touch again; everything once decoding has ended.
-    fn settled(&self, d: &Decoder, active: u32) -> Vec<u8> {
+    fn settled(&self, d: &Decoder) -> Vec<u8> {
         let config = d.config();
-        let end = if d.stop().is_some() { config.length } else { d.state().block_range(active).start };
+        let end = if d.stop().is_some() { config.length } else { d.settled() };
         let mut bytes = Vec::new();
         for pos in config.prompt.len() as u32..end {
             if d.state().is_masked(pos) || Some(d.state().id(pos)) == config.eos_id {
@@ -346,7 +346,7 @@ fn stream_steps(
         let (mut sent, mut cut) = (0, false);
         let result = decode(&text.model, config, |d, e| {
             let last = d.stop().is_some();
-            let settled = settled_text(&text.settled(d, e.record.block), last);
+            let settled = settled_text(&text.settled(d), last);
             let (kept, stopped) = text.cut(&settled);
             cut = stopped;
             let end = if stopped || last { kept.len() } else { kept.len() - text.held_back(kept) };

@@ -159,6 +159,8 @@ pub enum Fired {
     EntropyBound { gamma: f32, n: u32, sum: f32 },
     /// rows that have settled (0: the quota was written)
     Klass { tau: f32, epsilon: f32, ready: u32 },
+    /// a forward of a search
+    Search(SearchFired),
     /// cell of ReMDM's grid, the share of written positions at its end and the chance to be masked again in it
     Remdm { cell: u32, cells: u32, alpha: f32, sigma: f32 },
     /// the grid has ended: what is still masked takes its most probable token
@@ -176,8 +178,46 @@ pub struct EditFired {
     pub held_back: u32,
 }
 
+/// What a forward of a search was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SearchPhase {
+    /// makes children
+    Expand,
+    /// scores a child, or a finished text
+    Score,
+    /// writes
+    Write,
+}
+
+/// A forward of a search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SearchFired {
+    pub phase: SearchPhase,
+    /// number of the beam, the child (K times its parent and its own) or the text
+    pub of: u32,
+    /// of it, nats
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f32>,
+    /// children kept, best first; of whole texts the new best one
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<u32>,
+    /// different texts among them
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub distinct: u32,
+}
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+impl SearchFired {
+    pub(super) fn new(phase: SearchPhase, of: usize) -> SearchFired {
+        SearchFired { phase, of: of as u32, score: None, kept: Vec::new(), distinct: 0 }
+    }
+}
+
 /// Pure: the same view gives the same plan. All memory (steps in the block, tokens held) is in the view.
-pub trait Policy: std::fmt::Debug + Send {
+pub trait Policy: std::fmt::Debug + Send + Sync {
     fn plan(&self, view: &View) -> Plan;
     /// Mask-free forwards a block may take after its last mask is gone; 0 = the policy never revises.
     fn post_budget(&self) -> u32;

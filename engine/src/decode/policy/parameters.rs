@@ -31,7 +31,7 @@ pub struct Parameter {
     pub step: f64,
     /// null is allowed and means "off"
     pub optional: bool,
-    /// names to choose from instead of a number
+    /// names to choose from instead of a number; without them and without a range it is yes or no
     pub choices: &'static [&'static str],
     pub meaning: &'static str,
 }
@@ -57,13 +57,17 @@ const fn choice(
 ) -> Parameter {
     Parameter { name, unit: "", default, range: None, step: 0.0, optional: false, choices, meaning }
 }
+/// Yes or no: no range, no choices.
+const fn flag(name: &'static str, default: &'static str, meaning: &'static str) -> Parameter {
+    choice(name, default, &[], meaning)
+}
 const fn score(default: &'static str, meaning: &'static str) -> Parameter {
     choice("score", default, &Score::NAMES, meaning)
 }
 
 const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, by low entropy, or by probability weighed with how much is known around";
 
-static POLICIES: [PolicyInfo; 10] = [
+static POLICIES: [PolicyInfo; 13] = [
     PolicyInfo {
         kind: "ancestral",
         title: "Ancestral",
@@ -330,6 +334,103 @@ static POLICIES: [PolicyInfo; 10] = [
         ],
     },
     PolicyInfo {
+        kind: "draft_refine",
+        title: "Draft, then refine",
+        meaning: "write in blocks, then mask the least sure words again and write them in sight of the whole text",
+        paper: "Diffusion in Diffusion, arXiv 2601.13599",
+        parameters: &[
+            number(
+                "tau",
+                "probability",
+                "0.9",
+                (0.0, 1.0),
+                0.01,
+                "draft: a token is written if its probability is above this",
+            ),
+            number(
+                "gamma",
+                "share",
+                "0.25",
+                (0.0, 1.0),
+                0.05,
+                "share of the draft that is written anew; 0 = the draft alone",
+            ),
+            number(
+                "refine_tau",
+                "probability",
+                "0.9",
+                (0.0, 1.0),
+                0.01,
+                "refining: a token is written if its probability is above this",
+            ),
+            choice(
+                "choose",
+                "\"snapshot\"",
+                &["snapshot", "random"],
+                "which words: the least sure ones when they were written, or any, as a control",
+            ),
+        ],
+    },
+    PolicyInfo {
+        kind: "best_of",
+        title: "Best of several",
+        meaning: "write several texts and keep the one that the model likes best; they differ above temperature 0",
+        paper: "best-of-n sampling; scored as in arXiv 2601.20339",
+        parameters: &[
+            number("n", "texts", "4", (1.0, 16.0), 1.0, "how many"),
+            number(
+                "tau",
+                "probability",
+                "0.9",
+                (0.0, 1.0),
+                0.01,
+                "a token is written if its probability is above this",
+            ),
+            choice(
+                "by",
+                "\"chain\"",
+                &["chain", "commits"],
+                "the model's opinion of each finished block in sight of the rest, at a forward a block, or how sure it was while writing",
+            ),
+            number(
+                "budget",
+                "forwards",
+                "0",
+                (0.0, 2000.0),
+                1.0,
+                "no further text is begun that would exceed it; 0 = no limit",
+            ),
+        ],
+    },
+    PolicyInfo {
+        kind: "order_token_search",
+        title: "Order-token search",
+        meaning: "several texts at once that differ in order and words; the best are kept block by block. Needs sight of the whole text and a temperature",
+        paper: "Order-Token Search, arXiv 2601.20339",
+        parameters: &[
+            number("beams", "texts", "4", (1.0, 8.0), 1.0, "texts kept, and children of each"),
+            number("block", "tokens", "32", (1.0, 256.0), 1.0, "tokens between two choices"),
+            number(
+                "tokens_per_forward",
+                "tokens",
+                "2",
+                (1.0, 64.0),
+                1.0,
+                "tokens each text writes in a forward",
+            ),
+            flag("noised", "true", "the order is drawn as well, by the noise of the words"),
+            flag("accumulate", "true", "earlier blocks count in the choice"),
+            number(
+                "budget",
+                "forwards",
+                "0",
+                (0.0, 4000.0),
+                1.0,
+                "one text is kept from where more would exceed it; 0 = no limit",
+            ),
+        ],
+    },
+    PolicyInfo {
         kind: "left_to_right",
         title: "Left to right",
         meaning: "the first masked position, one token a forward; the only order of causal models",
@@ -427,6 +528,9 @@ mod tests {
                     let whole = p.step == 1.0;
                     values.extend([a, b].map(|v| if whole { json!(v as u64) } else { json!(v) }));
                 }
+                if p.range.is_none() && p.choices.is_empty() {
+                    values.extend([json!(true), json!(false)]);
+                }
                 if p.optional {
                     values.push(Value::Null);
                 }
@@ -452,6 +556,10 @@ mod tests {
             (json!({"kind": "factor", "f": -1.0}), "f"),
             (json!({"kind": "edit", "tau_mask": -0.1}), "tau_mask"),
             (json!({"kind": "klass", "history": 0}), "history"),
+            (json!({"kind": "draft_refine", "gamma": 1.1}), "gamma"),
+            (json!({"kind": "best_of", "n": 0}), "n is"),
+            (json!({"kind": "order_token_search", "beams": 0}), "beams"),
+            (json!({"kind": "order_token_search", "block": 0}), "block"),
             (json!({"kind": "remdm", "steps": 0}), "steps"),
             (json!({"kind": "remdm", "eta": 1.5}), "eta"),
             (json!({"kind": "remdm", "t_on": 0.01}), "t_off"),

@@ -7,6 +7,10 @@ use super::{
     AncestralForm, Candidate, Eos, Parts, Remdm, Revision, Schedule, Score, Selection, Stable, Variant,
     left_to_right::LEFT_TO_RIGHT,
 };
+use crate::decode::{
+    refine::{Choose, Refine},
+    search::RankBy,
+};
 
 /// A parameter out of its range.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -125,6 +129,47 @@ pub enum Method {
         #[serde(default = "alpha_on")]
         alpha_on: f32,
     },
+    /// threshold in blocks, then the least sure tokens anew in sight of everything
+    DraftRefine {
+        #[serde(default = "tau")]
+        tau: f32,
+        #[serde(default = "quarter")]
+        gamma: f32,
+        #[serde(default = "tau")]
+        refine_tau: f32,
+        #[serde(default)]
+        choose: Choose,
+    },
+    /// several texts, the best one by score
+    BestOf {
+        #[serde(default = "four")]
+        n: u32,
+        #[serde(default = "tau")]
+        tau: f32,
+        #[serde(default)]
+        by: RankBy,
+        /// forwards; 0 = no limit
+        #[serde(default)]
+        budget: u32,
+    },
+    /// beams over order and tokens, pruned once a block
+    OrderTokenSearch {
+        #[serde(default = "four")]
+        beams: u32,
+        #[serde(default = "thirty_two")]
+        block: u32,
+        #[serde(default = "two")]
+        tokens_per_forward: u32,
+        /// confidence under the noised logits
+        #[serde(default = "yes")]
+        noised: bool,
+        /// scores of earlier blocks count
+        #[serde(default = "yes")]
+        accumulate: bool,
+        /// forwards; 0 = no limit
+        #[serde(default)]
+        budget: u32,
+    },
     /// first masked position first
     LeftToRight {},
 }
@@ -154,6 +199,18 @@ fn t_off() -> f32 {
 }
 fn alpha_on() -> f32 {
     0.9
+}
+fn quarter() -> f32 {
+    0.25
+}
+fn four() -> u32 {
+    4
+}
+fn thirty_two() -> u32 {
+    32
+}
+fn yes() -> bool {
+    true
 }
 fn eight() -> u32 {
     8
@@ -260,6 +317,18 @@ impl PolicySpec {
         self.candidate.validate(self.kind())
     }
 
+    /// The pass behind the draft, if the method has one.
+    pub(in crate::decode) fn refine(&self) -> Option<Refine> {
+        match self.method {
+            Method::DraftRefine { gamma, refine_tau: tau, choose, .. } => {
+                let method = Method::Threshold { tau, score: Score::TopProb };
+                let policy = Parts { eos: self.candidate.eos, ..method.parts() };
+                Some(Refine { gamma, choose, policy })
+            }
+            _ => None,
+        }
+    }
+
     /// The policy at work.
     pub fn build(&self) -> Result<Parts, PolicyError> {
         self.validate()?;
@@ -280,6 +349,9 @@ impl Method {
             Method::Edit { .. } => "edit",
             Method::Remask { .. } => "remask",
             Method::Remdm { .. } => "remdm",
+            Method::DraftRefine { .. } => "draft_refine",
+            Method::BestOf { .. } => "best_of",
+            Method::OrderTokenSearch { .. } => "order_token_search",
             Method::LeftToRight {} => "left_to_right",
         }
     }
@@ -345,6 +417,20 @@ impl Method {
                 let fits = alpha_on > 0.0 && alpha_on < 1.0;
                 check("alpha_on", alpha_on as f64, fits, "a share above 0 and below 1")
             }
+            Method::DraftRefine { tau, gamma, refine_tau, .. } => {
+                probability("tau", tau)?;
+                check("gamma", gamma as f64, (0.0..=1.0).contains(&gamma), "a share from 0 to 1")?;
+                probability("refine_tau", refine_tau)
+            }
+            Method::BestOf { n, tau, .. } => {
+                check("n", n as f64, (1..=256).contains(&n), "from 1 to 256 texts")?;
+                probability("tau", tau)
+            }
+            Method::OrderTokenSearch { beams, block, tokens_per_forward, .. } => {
+                check("beams", beams as f64, (1..=32).contains(&beams), "from 1 to 32")?;
+                check("block", block as f64, block > 0, "at least 1 token")?;
+                check("tokens_per_forward", tokens_per_forward as f64, tokens_per_forward > 0, "at least 1")
+            }
             Method::LeftToRight {} => Ok(()),
         }
     }
@@ -390,6 +476,13 @@ impl Method {
                 let [eta, t_on, t_off, alpha_on] = [eta, t_on, t_off, alpha_on].map(f64::from);
                 let remdm = Remdm { variant, cells: steps, eta, t_on, t_off, alpha_on };
                 plain(Score::Random, Selection::Clock(remdm))
+            }
+            // what goes on once a search has ended and the text is opened again
+            Method::DraftRefine { tau, .. } | Method::BestOf { tau, .. } => {
+                plain(Score::TopProb, Selection::Threshold { tau })
+            }
+            Method::OrderTokenSearch { tokens_per_forward: k, .. } => {
+                plain(Score::TopProb, Selection::PerForward { k })
             }
             Method::LeftToRight {} => LEFT_TO_RIGHT,
         }

@@ -8,6 +8,8 @@ mod identities;
 mod law;
 mod properties;
 mod records;
+mod refine;
+mod search;
 mod user;
 
 use super::*;
