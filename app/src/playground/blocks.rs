@@ -39,6 +39,7 @@ pub fn used(step: &StepRecord, pos: u32) -> Option<Use> {
         StepKind::User => None,
         _ if pos < computed.start => Some(Use::Cached),
         _ if pos < computed.end => Some(Use::Computed),
+        _ if step.cache.behind.is_some_and(|(a, b)| (a..b).contains(&pos)) => Some(Use::Cached),
         _ => Some(Use::Unread),
     }
 }
@@ -69,8 +70,13 @@ pub fn summary(tape: &Tape, at: usize) -> String {
     if !computed.is_empty() {
         parts.push(format!("{} computed", named(computed.start, computed.end)));
     }
-    if computed.end < length {
+    if let Some((from, to)) = step.cache.behind {
+        parts.push(format!("{} behind from the cache", named(from, to)));
+    } else if computed.end < length {
         parts.push(format!("{} not looked at", named(computed.end, length)));
+    }
+    if let Some(age) = step.cache.age {
+        parts.push(format!("the cache is {age} forward{} old", if age == 1 { "" } else { "s" }));
     }
     format!("Step {at}: {}.", parts.join(", "))
 }

@@ -106,8 +106,8 @@ fn Policy(settings: RwSignal<Settings>, info: &'static PolicyInfo, preset: Memo<
         {first.iter().map(dial).collect_view()}
         {rest}
         <details>
-            <summary>"Which words may be written"</summary>
-            {PolicySpec::candidate_parameters().iter().map(dial).collect_view()}
+            <summary>"Words and cache"</summary>
+            {PolicySpec::common_parameters().iter().map(dial).collect_view()}
         </details>
         <p class="meaning source">{info.title}": "{info.meaning}". "<cite>{info.paper}</cite></p>
     }

@@ -68,13 +68,13 @@ impl Settings {
         Settings { preset, policy, ..self }
     }
 
-    /// The same with a policy's defaults; which words may be written stays.
+    /// The same with a policy's defaults; what every policy has stays.
     pub fn with_kind(self, kind: &str) -> Settings {
         let mut value = serde_json::Map::new();
         value.insert("kind".into(), kind.into());
-        match serde_json::from_value(Value::Object(value)) {
+        match serde_json::from_value::<PolicySpec>(Value::Object(value)) {
             Ok(policy) => {
-                let policy = PolicySpec { candidate: self.policy.candidate, ..policy };
+                let policy = PolicySpec { method: policy.method, ..self.policy };
                 Settings { preset: Preset::Custom, policy, ..self }
             }
             Err(_) => self,

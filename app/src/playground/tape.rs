@@ -170,7 +170,7 @@ impl Tape {
             }
             StepKind::Search => {}
             StepKind::Prefill => return,
-            StepKind::Store | StepKind::Refresh | StepKind::Guide => {
+            StepKind::Store | StepKind::Refresh | StepKind::Guide | StepKind::Check => {
                 self.silent += 1;
                 return;
             }
@@ -271,6 +271,7 @@ mod tests {
             actions,
             rule: None,
             forced: false,
+            divergence: None,
         }
     }
 

@@ -2,7 +2,7 @@
 //! the answer means is the same as on any other device (docs/api.md, `POST /api/models/forward`).
 
 use hilda_engine::decode::wire::RemoteForward;
-use hilda_engine::decode::{CacheOp, ForwardRequest, RowStats};
+use hilda_engine::decode::{ForwardRequest, RowStats};
 use hilda_engine::model::session::Pending;
 use js_sys::Uint8Array;
 use serde::Deserialize;
@@ -87,11 +87,7 @@ impl Remote {
             let got = format!("{} numbers in place of {}", values.len(), pending.len());
             return Err(RemoteError::Refused(got));
         }
-        match request.cache {
-            CacheOp::None => {}
-            CacheOp::Truncate { keep } => self.cached = self.cached.min(keep),
-            CacheOp::Store => self.cached += request.query_positions.len() as u32,
-        }
+        self.cached = request.cached_after(self.cached);
         Ok(pending.decode(&values))
     }
 }

@@ -122,7 +122,11 @@ impl DecodeConfig {
 
     /// Tokens per block as decoding uses it: never 0.
     pub fn block(&self) -> u32 {
+        let caching = self.policy.caching;
         match (self.attention, self.block_size) {
+            (Attention::Bidirectional, _) if caching.approximate() => {
+                caching.cache_block.min(self.length.max(1))
+            }
             (Attention::Causal, _) | (_, 0) => self.length.max(1),
             (_, b) => b.min(self.length.max(1)),
         }
@@ -232,6 +236,26 @@ impl DecodeConfig {
                 return Err(DecodeError::Unserved {
                     policy: "order_token_search",
                     needed: "attention to the whole text: without later blocks in sight its score says nothing new",
+                });
+            }
+            _ if self.policy.caching.approximate() && self.attention != Attention::Bidirectional => {
+                return Err(DecodeError::Unserved {
+                    policy: self.policy.kind(),
+                    needed: "cache = exact: this model's finished blocks cannot change, its own cache is exact",
+                });
+            }
+            Method::OrderTokenSearch { .. } | Method::BestOf { .. } | Method::DraftRefine { .. }
+                if self.policy.caching.approximate() =>
+            {
+                return Err(DecodeError::Unserved {
+                    policy: self.policy.kind(),
+                    needed: "cache = exact: it compares or rewrites whole texts",
+                });
+            }
+            _ if self.policy.caching.approximate() && self.policy.candidate.guidance != 0.0 => {
+                return Err(DecodeError::Unserved {
+                    policy: self.policy.kind(),
+                    needed: "cache = exact or guidance 0: two texts share no cache",
                 });
             }
             Method::OrderTokenSearch { .. } | Method::BestOf { .. }

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use hilda_kernels::head::RowHead;
+
 use super::{
     Action, ActionKind, Attention, CacheOp, DecodeConfig, DecodeError, ForwardRequest, RowStats, State,
     Status, Trajectory,
@@ -14,7 +16,9 @@ use super::{
     rows,
     rules::{best, cap, check_plan},
     search::Search,
-    trajectory::{Footer, Header, Ledger, Provenance, RowRecord, StepKind, StepRecord, Stop, VERSION},
+    trajectory::{
+        Divergence, Footer, Header, Ledger, Provenance, RowRecord, StepKind, StepRecord, Stop, VERSION,
+    },
 };
 
 /// What one [`Decoder::apply`] did.
@@ -47,6 +51,19 @@ pub(super) struct BlockRun {
     pub kl: Vec<Vec<f32>>,
 }
 
+/// Rows of the active block against the same rows without the cache.
+fn diverged(rows: &[Row], exact: &[RowHead]) -> Divergence {
+    let mut d = Divergence::default();
+    for (row, exact) in rows.iter().filter(|r| r.active).zip(exact) {
+        let dp = (row.p_max() - exact.p_max()).abs();
+        d.rows += 1;
+        d.changed += u32::from(row.head.candidate != exact.candidate);
+        d.largest_dp = d.largest_dp.max(dp);
+        d.sum_dp += dp;
+    }
+    d
+}
+
 /// KL history and distributions of the positions of a block.
 type Moved = (Vec<Vec<f32>>, Vec<Option<Vec<f32>>>);
 
@@ -75,6 +92,10 @@ pub struct Decoder {
     pub(super) pending: Option<Pending>,
     /// logits of the block's open rows without the prompt, until the guided forward
     pub(super) unguided: Option<Vec<f32>>,
+    /// block that an approximate cache was filled for, and the denoising forwards since
+    pub(super) kept: Option<(u32, u32)>,
+    /// rows of the pending step without that cache
+    pub(super) exact: Option<Vec<RowHead>>,
     pub(super) stop: Option<Stop>,
     ledger: Ledger,
     steps: Vec<StepRecord>,
@@ -123,6 +144,8 @@ impl Decoder {
             valid: 0,
             pending: None,
             unguided: None,
+            kept: None,
+            exact: None,
             stop: None,
             ledger: Ledger::default(),
             steps: Vec::new(),
@@ -201,21 +224,25 @@ impl Decoder {
             actions: Vec::new(),
             rule: None,
             forced: false,
+            divergence: None,
         };
         let rows = stats.rows.len() + request.want.whole.len();
         match kind {
             StepKind::Denoise => self.denoise(&request, &stats, &mut record)?,
             StepKind::Guide => self.unguided = Some(stats.logits),
+            StepKind::Check => self.exact = Some(stats.rows),
             _ => {}
         }
         match request.cache {
-            CacheOp::None => {}
-            CacheOp::Truncate { keep } => (self.cached, self.valid) = (keep, keep),
-            CacheOp::Store => {
-                self.cached += record.queries;
-                self.valid = self.cached;
-            }
+            CacheOp::Bypass => {}
+            CacheOp::Keep { .. } => self.kept = Some((block, 1)),
+            _ => self.kept = self.kept.map(|(block, age)| (block, age + 1)),
         }
+        if !matches!(request.cache, CacheOp::None | CacheOp::Replace | CacheOp::Bypass) {
+            self.cached = request.cached_after(self.cached);
+            self.valid = self.cached;
+        }
+
         self.step += 1;
         self.pending = None;
         self.settle();
@@ -231,6 +258,7 @@ impl Decoder {
     pub fn forget_cache(&mut self) {
         self.pending = None;
         (self.cached, self.valid) = (0, 0);
+        self.kept = None;
         if let Some(search) = &mut self.search {
             search.forget_cache();
         }
@@ -242,6 +270,7 @@ impl Decoder {
 
     pub(super) fn record(&mut self, record: &StepRecord, rows: usize) {
         self.ledger.add(record, rows);
+        self.ledger.cache_positions = self.ledger.cache_positions.max(self.cached);
         let mut kept = record.clone();
         if !self.config.rows {
             kept.rows.clear();
@@ -433,6 +462,7 @@ impl Decoder {
             plan.actions.push(best(&view, &plan));
             record.forced = true;
         }
+        record.divergence = self.exact.as_ref().map(|exact| diverged(&rows, exact));
         record.rows = rows.iter().zip(&plan.scores).map(|(r, s)| RowRecord::new(r, *s)).collect();
 
         let mut state = self.state.clone();
@@ -441,6 +471,7 @@ impl Decoder {
         }
         self.state = state;
         self.unguided = None;
+        self.exact = None;
         let run = &mut self.blocks[block as usize];
         if let Some((kl, before)) = moved {
             (run.kl, run.before) = (kl, before);

@@ -11,11 +11,14 @@
 //! last position it stored. When stale entries are dropped, one more block (or position) is dropped with them, so
 //! that this row is computed again.
 //!
+//! - bidirectional with an approximate cache: see [`super::policy::Caching`].
+//!
 //! With guidance every forward comes twice, first with the prompt masked, and computes everything from position 0:
 //! the two texts differ in their first positions, so they can share no cache.
 
 use super::{
     Attention, CacheOp, Decoder, ForwardRequest, Status, Want,
+    policy::CacheMode,
     trajectory::{CacheEvent, StepKind},
 };
 
@@ -39,6 +42,7 @@ impl Decoder {
         let candidate = self.config.policy.candidate;
         let guided = candidate.guidance != 0.0;
         let (kind, queries, cache, rows): (_, Vec<u32>, _, Vec<u32>) = match self.attention {
+            Attention::Bidirectional if self.config.policy.caching.approximate() => self.approximate(block),
             Attention::Bidirectional => {
                 let rows = (first..self.state.len())
                     .filter(|p| if range.contains(p) { in_block(p) } else { self.state.is_masked(*p) });
@@ -102,7 +106,8 @@ impl Decoder {
         };
         let request = ForwardRequest {
             sequence: self.config.sequence,
-            step: self.step,
+            // a check draws what the step it belongs to will draw
+            step: self.step + u32::from(kind == StepKind::Check),
             ids,
             query_positions: queries,
             rule: self.attention.rule(),
@@ -119,15 +124,67 @@ impl Decoder {
         Pending { request, kind, block }
     }
 
+    /// A forward under an approximate cache ([`super::policy::Caching`]).
+    fn approximate(&self, block: u32) -> (StepKind, Vec<u32>, CacheOp, Vec<u32>) {
+        let (range, caching) = (self.state.block_range(block), self.config.policy.caching);
+        let shift = u32::from(self.config.shift);
+        let revises = self.policy.revises();
+        let open = |p: &u32| {
+            let written =
+                revises && range.contains(p) && matches!(self.state.status(*p), Status::Committed { .. });
+            *p >= shift && (self.state.is_masked(*p) || written)
+        };
+        // the row that predicts the block's first position is computed with it
+        let start = range.start.saturating_sub(shift);
+        let age = self.kept.filter(|k| k.0 == block).map(|k| k.1);
+        let fresh = age.is_none_or(|a| caching.cache_refresh > 0 && a >= caching.cache_refresh);
+        let all = 0..self.state.len();
+        let in_block = || range.clone().filter(open).collect();
+        match caching.cache {
+            mode if fresh => {
+                let keep = if mode == CacheMode::Dual { all.end } else { start };
+                (StepKind::Denoise, all.clone().collect(), CacheOp::Keep { keep }, all.filter(open).collect())
+            }
+            _ if caching.cache_check && self.exact.is_none() => {
+                (StepKind::Check, all.collect(), CacheOp::Bypass, in_block())
+            }
+            CacheMode::Dual => {
+                (StepKind::Denoise, (start..range.end).collect(), CacheOp::Replace, in_block())
+            }
+            _ => {
+                let rows = (range.start..all.end).filter(open).collect();
+                (StepKind::Denoise, (start..all.end).collect(), CacheOp::None, rows)
+            }
+        }
+    }
+
     pub(super) fn cache_event(&self, request: &ForwardRequest) -> CacheEvent {
         let first = request.query_positions.first().copied().unwrap_or(0);
         let last = request.query_positions.last().map_or(0, |p| p + 1);
         match request.cache {
-            CacheOp::None => CacheEvent { reused: self.cached, ..Default::default() },
-            CacheOp::Store => CacheEvent { reused: self.cached, stored: Some((first, last)), dropped: None },
-            CacheOp::Truncate { keep } => {
-                CacheEvent { reused: keep, stored: None, dropped: Some((keep, self.cached)) }
+            CacheOp::None => CacheEvent {
+                reused: self.cached,
+                age: self.kept.filter(|_| self.cached > 0).map(|k| k.1),
+                ..Default::default()
+            },
+            CacheOp::Store => {
+                CacheEvent { reused: self.cached, stored: Some((first, last)), ..Default::default() }
             }
+            CacheOp::Truncate { keep } => {
+                CacheEvent { reused: keep, dropped: Some((keep, self.cached)), ..Default::default() }
+            }
+            CacheOp::Keep { keep } => CacheEvent {
+                stored: Some((0, keep)).filter(|_| keep > 0),
+                dropped: Some((0, self.cached)).filter(|_| self.cached > 0),
+                ..Default::default()
+            },
+            CacheOp::Replace => CacheEvent {
+                reused: first,
+                behind: Some((last, self.cached)).filter(|_| last < self.cached),
+                age: self.kept.map(|k| k.1),
+                ..Default::default()
+            },
+            CacheOp::Bypass => CacheEvent::default(),
         }
     }
 }

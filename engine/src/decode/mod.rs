@@ -66,6 +66,25 @@ pub enum CacheOp {
     Truncate { keep: u32 },
     /// append the keys and values of all query positions (they must continue the cached prefix)
     Store,
+    /// forget everything, compute, keep the keys and values of the first `keep` positions of the queries
+    Keep { keep: u32 },
+    /// the queries lie without a gap inside what is cached: their keys and values replace those kept there, and they see
+    /// all of it
+    Replace,
+    /// compute without the cache and leave it as it is
+    Bypass,
+}
+
+impl ForwardRequest {
+    /// Positions whose keys and values are kept behind this forward, if `cached` were before it.
+    pub fn cached_after(&self, cached: u32) -> u32 {
+        match self.cache {
+            CacheOp::None | CacheOp::Replace | CacheOp::Bypass => cached,
+            CacheOp::Truncate { keep } => cached.min(keep),
+            CacheOp::Store => cached + self.query_positions.len() as u32,
+            CacheOp::Keep { keep } => keep,
+        }
+    }
 }
 
 /// Statistics asked for.

@@ -63,6 +63,8 @@ pub enum StepKind {
     Guide,
     /// a forward of a search; its actions are those of the leading text
     Search,
+    /// predicts rows without an approximate cache, to measure what it costs
+    Check,
     /// no forward: the user acted
     User,
 }
@@ -76,6 +78,12 @@ pub struct CacheEvent {
     pub stored: Option<(u32, u32)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<(u32, u32)>,
+    /// positions behind the queries that came from the cache as well
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<(u32, u32)>,
+    /// what was reused is approximate, and so many denoising forwards old
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age: Option<u32>,
 }
 
 /// One forward, or one operation of the user.
@@ -103,12 +111,36 @@ pub struct StepRecord {
     /// the decoder, not the policy, chose (progress or step limit)
     #[serde(rename = "f", default, skip_serializing_if = "is_false")]
     pub forced: bool,
+    /// from exact, where that was asked for
+    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<Divergence>,
 }
 impl StepRecord {
     /// Positions whose hidden rows the forward computed, empty for the user's operations: they follow the cached prefix
     /// without a gap. What lies before them was read from the cache, what lies behind was not looked at.
     pub fn computed(&self) -> std::ops::Range<u32> {
         self.cache.reused..self.cache.reused.saturating_add(self.queries)
+    }
+}
+/// Rows computed with an approximate cache against the same rows without it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Divergence {
+    pub rows: u32,
+    /// rows whose candidate is another one
+    pub changed: u32,
+    /// largest difference of the most probable token's probability
+    pub largest_dp: f32,
+    /// summed over rows
+    pub sum_dp: f32,
+}
+impl Divergence {
+    fn join(self, d: Divergence) -> Divergence {
+        Divergence {
+            rows: self.rows + d.rows,
+            changed: self.changed + d.changed,
+            largest_dp: self.largest_dp.max(d.largest_dp),
+            sum_dp: self.sum_dp + d.sum_dp,
+        }
     }
 }
 fn is_false(b: &bool) -> bool {
@@ -207,7 +239,7 @@ pub enum Stop {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ledger {
-    /// all of them: prefill + denoise + store + refresh + guide + search
+    /// all of them: prefill + denoise + store + refresh + guide + search + check
     pub forwards: u32,
     pub prefill: u32,
     pub denoise: u32,
@@ -217,6 +249,10 @@ pub struct Ledger {
     pub guide: u32,
     /// forwards of a search, whosever
     pub search: u32,
+    /// forwards that measure an approximate cache
+    pub check: u32,
+    /// most positions whose keys and values were kept at once
+    pub cache_positions: u32,
     /// positions computed, summed over forwards
     pub positions: u64,
     /// rows that went through the language-model head (twice where their logits were needed too)
@@ -245,6 +281,7 @@ impl Ledger {
             StepKind::Refresh => self.refresh += 1,
             StepKind::Guide => self.guide += 1,
             StepKind::Search => self.search += 1,
+            StepKind::Check => self.check += 1,
             StepKind::User => {}
         }
         self.positions += step.queries as u64;
@@ -272,6 +309,12 @@ pub struct Footer {
     pub positions_per_token: f64,
     /// sum of ln p over all commits, nats. Not the text's log-probability: order and edits are not in it
     pub sum_log_p: f64,
+    /// of all steps that were checked
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<Divergence>,
+    /// most bytes of keys and values kept at once, told by the driver
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_bytes: Option<u64>,
     /// wall time, told by the driver
     #[serde(default)]
     pub seconds: Option<f64>,
@@ -301,6 +344,8 @@ impl Footer {
             tokens_per_forward: per(tokens as f64, counted as f64),
             positions_per_token: per(ledger.positions as f64, tokens as f64),
             sum_log_p: commits.map(|a| (a.p.max(f32::MIN_POSITIVE) as f64).ln()).sum(),
+            divergence: steps.iter().filter_map(|s| s.divergence).reduce(Divergence::join),
+            cache_bytes: None,
             seconds: None,
         }
     }

@@ -131,6 +131,7 @@ impl Decoder {
             actions,
             rule: None,
             forced: false,
+            divergence: None,
         };
         for a in &record.actions {
             self.state.act(self.step, a)?;
@@ -144,7 +145,11 @@ impl Decoder {
     /// Cached keys and values from the change on no longer hold.
     fn invalidate(&mut self, pos: u32) {
         let from = match self.attention {
-            Attention::Bidirectional => return,
+            Attention::Bidirectional => {
+                self.kept = None;
+                self.exact = None;
+                return;
+            }
             Attention::BlockCausal => self.state.block_range(self.state.block_of(pos)).start,
             Attention::Causal => pos,
         };

@@ -108,6 +108,7 @@ mod tests {
             actions,
             rule: None,
             forced: false,
+            divergence: None,
         };
         let steps = vec![
             step(0, vec![act(c, 1, 9, 3), act(c, 2, 9, 4), act(c, 4, 9, 6)]),
@@ -124,6 +125,8 @@ mod tests {
             tokens_per_forward: 1.0,
             positions_per_token: 1.0,
             sum_log_p: 0.0,
+            divergence: None,
+            cache_bytes: None,
             seconds: None,
         };
         let config = DecodeConfig::new(vec![0], 5, 10, 9);

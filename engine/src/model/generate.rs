@@ -3,12 +3,10 @@
 //! A document begins with the end-of-text token (training rows are documents laid end to end, each ended by it), so
 //! the prompt does too; with the logit shift this also gives position 1 the row it is read from.
 
-use std::sync::Arc;
-
-use hilda_kernels::{Cpu, Train};
+use hilda_kernels::Train;
 
 use super::Serving;
-use super::session::{Session, SessionError, Weights};
+use super::session::{Session, SessionError};
 use crate::config::ModelConfig;
 use crate::data::{DataError, Tokenizer};
 use crate::decode::{Attention, DecodeConfig, DecodeError, Decoder, Method, PolicySpec, Trajectory};
@@ -113,6 +111,12 @@ pub fn text(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     tokenizer.decode(&body[..end])
 }
 
+/// Most bytes of keys and values that a decoding kept at once: 2 layers kv_heads head_dim 4 for each position.
+pub fn cache_bytes(model: &ModelConfig, trajectory: &Trajectory) -> u64 {
+    let position = 8 * model.layers * model.kv_heads * model.head_dim;
+    trajectory.footer.ledger.cache_positions as u64 * position as u64
+}
+
 /// Decodes to the end on a device whose buffers can be read at once. `step` sees every event; false stops.
 pub fn run<B: Train>(
     b: &B,
@@ -156,17 +160,4 @@ fn complete<B: Train>(
     let mut decoder = Decoder::new(config)?;
     run(b, session, &mut decoder, |_| true)?;
     Ok(decoder.trajectory())
-}
-
-/// One text on the CPU.
-pub fn generate(
-    weights: &Arc<Weights<Cpu>>,
-    serving: Serving,
-    tokenizer: &Tokenizer,
-    r: &Request,
-) -> Result<(String, Trajectory), GenerateError> {
-    let config = decode_config(&weights.trunk.config, serving, tokenizer, r)?;
-    let mut session = Session::new(&Cpu, weights.clone(), config.length as usize);
-    let trajectory = complete(&Cpu, &mut session, config)?;
-    Ok((text(tokenizer, &trajectory.footer.ids), trajectory))
 }

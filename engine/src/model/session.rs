@@ -156,10 +156,13 @@ impl<B: Backend> Session<B> {
     pub fn forward(&mut self, b: &B, r: &ForwardRequest) -> Result<Pending, SessionError> {
         let w = self.weights.clone();
         let (c, context) = (&w.trunk.config, self.cache.capacity);
-        if let CacheOp::Truncate { keep } = r.cache {
-            self.cached.truncate(keep as usize);
+        match r.cache {
+            CacheOp::Truncate { keep } => self.cached.truncate(keep as usize),
+            CacheOp::Keep { .. } => self.cached.clear(),
+            _ => {}
         }
-        let cached = self.cached.len();
+        let bypass = r.cache == CacheOp::Bypass;
+        let cached = if bypass { 0 } else { self.cached.len() };
         let n = r.query_positions.len();
         let limit = |what, value: u32, limit: usize| {
             if (value as usize) < limit {
@@ -178,16 +181,23 @@ impl<B: Backend> Session<B> {
         limit("number of whole rows", r.want.whole.len() as u32, context + 1)?;
         limit("number of logits", (r.want.whole.len() * c.vocab) as u32, MAX_LOGITS + 1)?;
         let ascending = r.query_positions.windows(2).all(|w| w[0] < w[1]);
-        if !ascending || r.ids.len() != n || r.query_positions.first().is_some_and(|p| (*p as usize) < cached)
-        {
+        let first = r.query_positions.first().map_or(cached, |p| *p as usize);
+        // inside the cache only without a gap, and each place is its position
+        let inside = r.cache == CacheOp::Replace
+            && first + n <= cached
+            && r.query_positions.last().is_none_or(|p| *p as usize + 1 == first + n)
+            && (first..first + n).all(|i| self.cached[i].position as usize == i);
+        if !ascending || r.ids.len() != n || (first < cached || r.cache == CacheOp::Replace) && !inside {
             return Err(SessionError::Positions { cached });
         }
-        if cached + n > context {
-            return Err(SessionError::Range {
-                what: "sequence length",
-                value: cached + n,
-                limit: context + 1,
-            });
+        if let CacheOp::Keep { keep } = r.cache
+            && (keep as usize > n || (0..keep).any(|i| r.query_positions[i as usize] != i))
+        {
+            return Err(SessionError::Store { cached: keep as usize, got: n });
+        }
+        let places = if inside { cached } else { cached + n };
+        if places > context {
+            return Err(SessionError::Range { what: "sequence length", value: places, limit: context + 1 });
         }
         if r.cache == CacheOp::Store
             && r.query_positions.iter().enumerate().any(|(i, p)| *p as usize != cached + i)
@@ -209,8 +219,10 @@ impl<B: Backend> Session<B> {
         let source = |p: u32| {
             let source = if w.shift { p.checked_sub(1) } else { Some(p) };
             let row = match source {
-                Some(s) if w.shift && s as usize + 1 == cached => Some(n),
-                Some(s) => r.query_positions.binary_search(&s).ok(),
+                Some(s) => match r.query_positions.binary_search(&s) {
+                    Err(_) if w.shift && s as usize + 1 == cached => Some(n),
+                    found => found.ok(),
+                },
                 None => None,
             };
             row.map(|i| i as u32).ok_or(SessionError::NoRow { position: p as usize })
@@ -223,12 +235,15 @@ impl<B: Backend> Session<B> {
         }
 
         if n > 0 {
-            let all: Vec<Place> = self.cached.iter().copied().chain(queries.iter().copied()).collect();
+            let known = if bypass { &[][..] } else { &self.cached[..] };
+            let fresh = if inside { &[][..] } else { &queries[..] };
+            let all: Vec<Place> = known.iter().chain(fresh).copied().collect();
             let masks = w.trunk.masks(b, r.rule, 1, &queries, &all);
             b.write_ids(&mut self.ids, &r.ids);
             b.write_ids(&mut self.positions, &r.query_positions);
             let shape = Shape { batch: 1, len: n };
-            let cache = Some((&mut self.cache, cached));
+            let at = if inside { first } else { cached };
+            let cache = (!bypass).then_some((&mut self.cache, at, places));
             w.trunk.forward(b, &w.params, &mut self.plan, &self.ids, &self.positions, &masks, shape, cache);
         }
         let d = c.head_width();
@@ -266,6 +281,12 @@ impl<B: Backend> Session<B> {
         if r.cache == CacheOp::Store && n > 0 {
             self.cached.extend(&queries);
             b.copy(&self.plan.hidden, (n - 1) * d, &mut self.carry, 0, d);
+        }
+        if let CacheOp::Keep { keep } = r.cache
+            && keep > 0
+        {
+            self.cached.extend(&queries[..keep as usize]);
+            b.copy(&self.plan.hidden, (keep as usize - 1) * d, &mut self.carry, 0, d);
         }
         Ok(pending)
     }
@@ -380,6 +401,67 @@ mod tests {
             };
             assert_eq!(write(-1.0, [1, 2, 3]), write(-1.0, [9, 8, 7]));
             assert_ne!(write(0.0, [1, 2, 3]), write(0.0, [9, 8, 7]));
+        }
+    }
+
+    /// A block computed again inside what is cached, its tokens unchanged, gives the rows of the whole forward; and a
+    /// forward that goes around the cache leaves it as it was.
+    #[test]
+    fn replacing_nothing_changes_nothing() {
+        for shift in [false, true] {
+            let mut session = Session::new(&Cpu, Arc::new(Weights::of(model(shift))), 24);
+            let mut r = request(vec![], 0.0);
+            r.cache = CacheOp::Keep { keep: 16 };
+            let whole = session.answer(&r).unwrap();
+            assert_eq!(session.cached(), 16);
+            let mut part = r.clone();
+            (part.cache, part.query_positions) = (CacheOp::Replace, (7..12).collect());
+            part.ids = r.ids[7..12].to_vec();
+            part.want.rows = (8..12).collect();
+            let mut around = r.clone();
+            around.cache = CacheOp::Bypass;
+            for _ in 0..2 {
+                let again = session.answer(&part).unwrap();
+                for (a, b) in again.rows.iter().zip(&whole.rows[7..11]) {
+                    assert_eq!(a.argmax, b.argmax);
+                    assert!((a.lse - b.lse).abs() < 1e-5 && (a.max - b.max).abs() < 1e-5);
+                }
+                for (a, b) in session.answer(&around).unwrap().rows.iter().zip(&whole.rows) {
+                    assert!((a.lse - b.lse).abs() < 1e-5 && (a.max - b.max).abs() < 1e-5);
+                }
+            }
+            part.query_positions[4] = 13;
+            assert_eq!(session.answer(&part).unwrap_err(), SessionError::Positions { cached: 16 });
+        }
+    }
+
+    /// Two layers: keys follow from what was visible when they were computed, so old ones differ, and the record says by how
+    /// much. Computed anew in every forward they do not.
+    #[test]
+    fn old_keys_diverge_and_new_ones_do_not() {
+        for shift in [false, true] {
+            let weights = Arc::new(Weights::of(model(shift)));
+            let write = |spec: serde_json::Value| {
+                let mut c = DecodeConfig::new(vec![1, 2, 3], 24, 70, 69);
+                (c.shift, c.block_size) = (shift, 8);
+                c.policy = serde_json::from_value(spec).unwrap();
+                let mut session = Session::new(&Cpu, weights.clone(), 24);
+                let mut decoder = Decoder::new(c).unwrap();
+                drive(&mut decoder, |r| session.answer(r).unwrap()).unwrap();
+                decoder.trajectory()
+            };
+            let one = |cache: &str, refresh: u32, check: bool| {
+                write(serde_json::json!({"kind": "threshold", "tau": 1.0, "cache": cache, "cache_block": 8,
+                    "cache_refresh": refresh, "cache_check": check}))
+            };
+            let exact = one("exact", 0, false);
+            for cache in ["prefix", "dual"] {
+                assert_eq!(one(cache, 1, false).footer.ids, exact.footer.ids);
+                let old = one(cache, 0, true).footer;
+                let d = old.divergence.unwrap();
+                assert!(d.largest_dp > 1e-6 && d.rows > 0, "{cache}: {d:?}");
+                assert!(one(cache, 0, false).footer.ledger.positions < exact.footer.ledger.positions);
+            }
         }
     }
 

@@ -259,9 +259,8 @@ impl Trunk {
         }
     }
 
-    /// Fills `plan.hidden`. The masks cover the keys: the sequence itself, or with `cache = (cache, cached)` the
-    /// `cached` finished positions followed by the sequence (batch 1), whose keys and values are written behind
-    /// them.
+    /// Fills `plan.hidden`. The masks cover the keys: the sequence itself, or with `cache = (cache, at, keys)` the first `keys`
+    /// positions of the cache (batch 1), after those of the sequence were written into it from `at` on.
     pub fn forward<B: Backend>(
         &self,
         b: &B,
@@ -271,7 +270,7 @@ impl Trunk {
         positions: &B::Ids,
         masks: &Masks<B>,
         shape: Shape,
-        mut cache: Option<(&mut Cache<B>, usize)>,
+        mut cache: Option<(&mut Cache<B>, usize, usize)>,
     ) {
         let c = &self.config;
         let (n, d, a) = (shape.rows(), c.width, c.heads * c.head_dim);
@@ -301,10 +300,10 @@ impl Trunk {
             let mut s = self.attention_shape(shape);
             match &mut cache {
                 None => b.attention(&l.qkv, &l.qkv, mask, &mut l.att, &mut l.lse, s),
-                Some((cache, cached)) => {
+                Some((cache, at, keys)) => {
                     let store = &mut cache.layers[i];
-                    b.copy_columns(&l.qkv, c.qkv(), a, store, 2 * kv, 0, *cached, n, 2 * kv);
-                    (s.k_len, s.kv_stride, s.k_col, s.v_col) = (*cached + n, 2 * kv, 0, kv);
+                    b.copy_columns(&l.qkv, c.qkv(), a, store, 2 * kv, 0, *at, n, 2 * kv);
+                    (s.k_len, s.kv_stride, s.k_col, s.v_col) = (*keys, 2 * kv, 0, kv);
                     b.attention(&l.qkv, store, mask, &mut l.att, &mut l.lse, s);
                 }
             }

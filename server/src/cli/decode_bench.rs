@@ -54,6 +54,9 @@ pub struct Args {
     limit: usize,
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// every position sees the whole text, instead of block by block; adds what needs that to the default grid
+    #[arg(long)]
+    whole: bool,
     /// folder for results.json, results.csv and index.html; it must not exist
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -101,11 +104,22 @@ const GRID: [&str; 34] = [
     r#"{"kind": "left_to_right"}"#,
 ];
 
+/// What needs sight of the whole text.
+const WHOLE: [&str; 4] = [
+    r#"{"kind": "threshold", "tau": 0.5, "cache": "prefix"}"#,
+    r#"{"kind": "threshold", "tau": 0.5, "cache": "dual"}"#,
+    r#"{"kind": "threshold", "tau": 0.5, "cache": "dual", "cache_refresh": 4}"#,
+    r#"{"kind": "order_token_search", "beams": 3, "tokens_per_forward": 4}"#,
+];
+
 pub fn run(a: Args) -> Result<(), CliError> {
     let bad = |m: String| CliError::BadInput(m);
     let reference = parse_policy(REFERENCE)?;
     let grid: Vec<PolicySpec> = match a.policy.as_slice() {
-        [] => GRID.iter().map(|p| parse_policy(p)).collect::<Result<_, _>>()?,
+        [] => {
+            let whole = WHOLE.iter().filter(|_| a.whole);
+            GRID.iter().chain(whole).map(|p| parse_policy(p)).collect::<Result<_, _>>()?
+        }
         named => named.iter().map(|p| parse_policy(p)).collect::<Result<_, _>>()?,
     };
     let policies: Vec<PolicySpec> =
@@ -130,7 +144,7 @@ pub fn run(a: Args) -> Result<(), CliError> {
     let (points, first) = measure(&a, &model, &tokenizer, &judge, &policies, &reference, &prompts)?;
     let report = serde_json::json!({
         "model": name(&a.model), "judge": name(&a.judge), "texts": prompts.len(), "prompt": a.prompt,
-        "length": a.length, "window": a.window, "seed": a.seed, "reference": reference, "points": points,
+        "length": a.length, "window": a.window, "seed": a.seed, "whole": a.whole, "reference": reference, "points": points,
     });
     if let Some(out) = &a.out {
         let write = |name: &str, bytes: &[u8]| {
@@ -212,6 +226,7 @@ fn measure(
                     temperature: *temperature,
                     seed: a.seed + i as u64,
                     top_k: 0,
+                    whole: a.whole,
                     ..Request::new(prompt.as_str(), a.length)
                 };
                 let bad = |e: String| CliError::BadInput(format!("document {}: {e}", i + 1));
@@ -241,7 +256,7 @@ pub fn parameters(policy: &PolicySpec) -> String {
     let value = serde_json::to_value(policy).unwrap_or_default();
     let known = PolicySpec::parameters().iter().find(|i| i.kind == policy.kind());
     let mut out = String::new();
-    let candidate = PolicySpec::candidate_parameters();
+    let candidate = PolicySpec::common_parameters();
     let own = known.map(|i| i.parameters).unwrap_or_default();
     for (i, p) in own.iter().chain(candidate).enumerate() {
         let told = &value[p.name];
@@ -321,7 +336,7 @@ mod tests {
     #[test]
     fn the_grid_is_made_of_policies_and_names_them_apart() {
         let mut seen = std::collections::BTreeSet::new();
-        for text in GRID.iter().chain([&REFERENCE]) {
+        for text in GRID.iter().chain(&WHOLE).chain([&REFERENCE]) {
             let policy = parse_policy(text).unwrap();
             assert!(seen.insert(format!("{} {}", policy.kind(), parameters(&policy))), "{text}");
         }

@@ -1,13 +1,16 @@
 //! `hilda sample`: text from a model folder, with the trajectory if asked.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use hilda_engine::data::Tokenizer;
-use hilda_engine::decode::PolicySpec;
-use hilda_engine::model::LoadedModel;
-use hilda_engine::model::generate::{GenerateError, Request, generate};
+use hilda_engine::decode::{Decoder, PolicySpec, StepKind, Trajectory};
+use hilda_engine::model::generate::{self, GenerateError, Request, decode_config, text};
 use hilda_engine::model::session::Weights;
+use hilda_engine::model::{LoadedModel, Serving, Session};
+use hilda_kernels::Cpu;
 
 use super::{CliError, data_dir};
 use crate::library;
@@ -34,7 +37,7 @@ pub struct Args {
     pub whole: bool,
     #[arg(long, default_value_t = 1)]
     pub count: u64,
-    /// one JSON object per sample, with its trajectory
+    /// one JSON object per sample, with its cost and its trajectory
     #[arg(long)]
     pub json: bool,
 }
@@ -60,6 +63,41 @@ pub fn parse_policy(text: &str) -> Result<PolicySpec, CliError> {
     Ok(spec)
 }
 
+/// A text, its record, and the seconds that forwards of each kind took.
+type Written = (String, Trajectory, BTreeMap<&'static str, f64>);
+
+fn write(
+    weights: &Arc<Weights<Cpu>>,
+    serving: Serving,
+    tokenizer: &Tokenizer,
+    request: &Request,
+) -> Result<Written, GenerateError> {
+    let config = decode_config(&weights.trunk.config, serving, tokenizer, request)?;
+    let mut session = Session::new(&Cpu, weights.clone(), config.length as usize);
+    let mut decoder = Decoder::new(config)?;
+    let mut seconds = BTreeMap::new();
+    let (began, mut last) = (Instant::now(), Instant::now());
+    generate::run(&Cpu, &mut session, &mut decoder, |event| {
+        let kind = match event.record.kind {
+            StepKind::Prefill => "prefill",
+            StepKind::Denoise => "denoise",
+            StepKind::Store => "store",
+            StepKind::Refresh => "refresh",
+            StepKind::Guide => "guide",
+            StepKind::Search => "search",
+            StepKind::Check => "check",
+            StepKind::User => "user",
+        };
+        *seconds.entry(kind).or_insert(0.0) += last.elapsed().as_secs_f64();
+        last = Instant::now();
+        true
+    })?;
+    let mut trajectory = decoder.trajectory();
+    trajectory.footer.seconds = Some(began.elapsed().as_secs_f64());
+    trajectory.footer.cache_bytes = Some(generate::cache_bytes(&weights.trunk.config, &trajectory));
+    Ok((text(tokenizer, &trajectory.footer.ids), trajectory, seconds))
+}
+
 pub fn run(args: Args) -> Result<(), CliError> {
     let policy = args.policy.as_deref().map(parse_policy).transpose()?;
     if !(0.0..=10.0).contains(&args.temperature) {
@@ -76,12 +114,21 @@ pub fn run(args: Args) -> Result<(), CliError> {
             whole: args.whole,
             ..Request::new(args.prompt.as_str(), args.length)
         };
-        let (text, trajectory) = generate(&weights, serving, &tokenizer, &request).map_err(|e| match e {
-            GenerateError::Session(_) => CliError::Failure(e.to_string()),
-            e => CliError::BadInput(e.to_string()),
-        })?;
+        let (text, trajectory, seconds) =
+            write(&weights, serving, &tokenizer, &request).map_err(|e| match e {
+                GenerateError::Session(_) => CliError::Failure(e.to_string()),
+                e => CliError::BadInput(e.to_string()),
+            })?;
         if args.json {
-            let line = serde_json::json!({"text": text, "seed": request.seed, "trajectory": trajectory});
+            let footer = &trajectory.footer;
+            let cost = serde_json::json!({
+                "ledger": footer.ledger, "tokens_per_forward": footer.tokens_per_forward,
+                "positions_per_token": footer.positions_per_token, "cache_bytes": footer.cache_bytes,
+                "divergence": footer.divergence, "seconds": seconds,
+            });
+            let line = serde_json::json!({
+                "text": text, "seed": request.seed, "cost": cost, "trajectory": trajectory,
+            });
             println!("{line}");
         } else {
             println!("{text}");

@@ -269,7 +269,8 @@ impl Frame {
 fn summary(t: &Trajectory, seconds: f64) -> Value {
     json!({
         "forwards": t.footer.ledger.forwards, "tokens": t.footer.tokens,
-        "tokens_per_forward": t.footer.tokens_per_forward, "edits": t.footer.ledger.edits, "seconds": seconds,
+        "tokens_per_forward": t.footer.tokens_per_forward, "edits": t.footer.ledger.edits, "ledger": t.footer.ledger,
+        "divergence": t.footer.divergence, "seconds": seconds,
         "policy": t.header.config.policy, "block_size": t.header.config.block_size,
         "seed": t.header.config.seed, "temperature": t.header.config.temperature,
     })

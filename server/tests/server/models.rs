@@ -155,11 +155,7 @@ async fn a_decoding_elsewhere_is_computed_here() {
             bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let pending = Pending::within(&request, values.len());
         assert_eq!(values.len(), pending.len());
-        match request.cache {
-            CacheOp::None => {}
-            CacheOp::Truncate { keep } => cached = cached.min(keep),
-            CacheOp::Store => cached += request.query_positions.len() as u32,
-        }
+        cached = request.cached_after(cached);
         decoder.apply(pending.decode(&values)).unwrap();
         forwards += 1;
     }

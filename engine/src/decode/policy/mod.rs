@@ -7,6 +7,7 @@
 //! one commit while the block has masks.
 
 mod ancestral;
+mod caching;
 mod candidate;
 mod edit;
 mod entropy_bound;
@@ -21,6 +22,7 @@ mod spec;
 mod threshold;
 
 pub use ancestral::AncestralForm;
+pub use caching::{CacheMode, Caching};
 pub use candidate::{Candidate, Confidence, Eos};
 pub use klass::Stable;
 pub use parameters::{Parameter, PolicyInfo};

@@ -439,8 +439,8 @@ static POLICIES: [PolicyInfo; 13] = [
     },
 ];
 
-/// What every policy's candidates take ([`super::Candidate`]).
-static CANDIDATE: [Parameter; 7] = [
+/// What every policy takes ([`super::Candidate`], [`super::Caching`]).
+static CANDIDATE: [Parameter; 11] = [
     optional(number(
         "top_k",
         "tokens",
@@ -486,11 +486,31 @@ static CANDIDATE: [Parameter; 7] = [
         &["any", "last", "never"],
         "when the end of the text may be written: like any word, once nothing else is left in the block, or not at all",
     ),
+    choice(
+        "cache",
+        "\"exact\"",
+        &["exact", "prefix", "dual"],
+        "with sight of the whole text: keep what was computed before the block, or around it, for as long as the block is written; faster and approximate (Fast-dLLM)",
+    ),
+    number("cache_block", "tokens", "32", (4.0, 256.0), 1.0, "tokens of a block under an approximate cache"),
+    number(
+        "cache_refresh",
+        "forwards",
+        "0",
+        (0.0, 32.0),
+        1.0,
+        "everything is computed anew in every so many forwards; 0 = once a block",
+    ),
+    flag(
+        "cache_check",
+        "false",
+        "compute every step without the cache as well, and record by how much it differs",
+    ),
 ];
 
 impl PolicySpec {
-    /// The parameters of candidates, which every policy has.
-    pub fn candidate_parameters() -> &'static [Parameter] {
+    /// The parameters that every policy has.
+    pub fn common_parameters() -> &'static [Parameter] {
         &CANDIDATE
     }
     /// Every policy with its parameters, in the order the page lists them.
@@ -512,7 +532,7 @@ mod tests {
             let bare: PolicySpec = serde_json::from_value(json!({"kind": info.kind})).unwrap();
             assert_eq!(bare.kind(), info.kind);
             let full = serde_json::to_value(bare).unwrap();
-            let all = info.parameters.iter().chain(PolicySpec::candidate_parameters());
+            let all = info.parameters.iter().chain(PolicySpec::common_parameters());
             assert_eq!(full.as_object().unwrap().len(), all.clone().count() + 1, "{}", info.kind);
             for p in all {
                 let told: Value = serde_json::from_str(p.default).unwrap();
@@ -567,6 +587,7 @@ mod tests {
             (json!({"kind": "klass", "epsilon": -1.0}), "epsilon"),
             (json!({"kind": "top_prob", "alg_temp": -1.0}), "alg_temp"),
             (json!({"kind": "factor", "top_k": 0}), "top_k"),
+            (json!({"kind": "factor", "cache_block": 0}), "cache_block"),
             (json!({"kind": "factor", "top_p": 0.0}), "top_p"),
             (json!({"kind": "factor", "repetition": -1.0}), "repetition"),
             (json!({"kind": "factor", "repetition_window": 0}), "repetition_window"),

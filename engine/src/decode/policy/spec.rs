@@ -4,8 +4,8 @@
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{
-    AncestralForm, Candidate, Eos, Parts, Remdm, Revision, Schedule, Score, Selection, Stable, Variant,
-    left_to_right::LEFT_TO_RIGHT,
+    AncestralForm, Caching, Candidate, Eos, Parts, Remdm, Revision, Schedule, Score, Selection, Stable,
+    Variant, left_to_right::LEFT_TO_RIGHT,
 };
 use crate::decode::{
     refine::{Choose, Refine},
@@ -254,26 +254,28 @@ pub struct PolicySpec {
     pub method: Method,
     #[serde(flatten)]
     pub candidate: Candidate,
+    #[serde(flatten)]
+    pub caching: Caching,
 }
 
 impl From<Method> for PolicySpec {
     fn from(method: Method) -> Self {
-        PolicySpec { method, candidate: Candidate::default() }
+        PolicySpec { method, candidate: Candidate::default(), caching: Caching::default() }
     }
 }
 
 impl<'de> Deserialize<'de> for PolicySpec {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let mut method = serde_json::Map::deserialize(d)?;
-        let mut candidate = serde_json::Map::new();
-        for name in Candidate::NAMES {
-            if let Some(value) = method.remove(name) {
-                candidate.insert(name.into(), value);
-            }
-        }
-        let candidate = serde_json::from_value(candidate.into()).map_err(D::Error::custom)?;
+        let mut part = |names: &[&str]| {
+            let known = names.iter().filter_map(|n| Some((n.to_string(), method.remove(*n)?)));
+            serde_json::Value::Object(known.collect())
+        };
+        let (candidate, caching) = (part(&Candidate::NAMES), part(&Caching::NAMES));
+        let candidate = serde_json::from_value(candidate).map_err(D::Error::custom)?;
+        let caching = serde_json::from_value(caching).map_err(D::Error::custom)?;
         let method = serde_json::from_value(method.into()).map_err(D::Error::custom)?;
-        Ok(PolicySpec { method, candidate })
+        Ok(PolicySpec { method, candidate, caching })
     }
 }
 
@@ -314,7 +316,8 @@ impl PolicySpec {
     /// Refuses parameters out of range.
     pub fn validate(&self) -> Result<(), PolicyError> {
         self.method.validate()?;
-        self.candidate.validate(self.kind())
+        self.candidate.validate(self.kind())?;
+        self.caching.validate(self.kind())
     }
 
     /// The pass behind the draft, if the method has one.

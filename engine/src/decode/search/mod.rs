@@ -83,7 +83,7 @@ impl Search {
 /// The configuration of one of the decodings: another seed for each slot, slot 0 keeps the request's.
 fn sub_config(config: &DecodeConfig, method: Method, slot: u64) -> DecodeConfig {
     let mut c = config.clone();
-    c.policy = PolicySpec { method, candidate: config.policy.candidate };
+    c.policy = PolicySpec { method, ..config.policy };
     c.seed = seed(config.seed, slot);
     c
 }
@@ -156,6 +156,7 @@ impl Decoder {
         let search = self.search.as_mut().expect("a search is at work");
         let Progress { event, fired, done } = search.apply(stats, self.step + 1)?;
         let (leader, margin) = (search.leader(), search.margin());
+        self.cached = request.cached_after(self.cached);
         let mut record = StepRecord {
             step: self.step,
             block: leader.active().or(leader.blocks.len().checked_sub(1).map(|b| b as u32)).unwrap_or(0),
@@ -166,6 +167,7 @@ impl Decoder {
             actions: Vec::new(),
             rule: Some(super::policy::Rule { selection: super::policy::Fired::Search(fired), edit: None }),
             forced: false,
+            divergence: None,
         };
         match event {
             Some(event) => {

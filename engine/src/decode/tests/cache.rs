@@ -32,7 +32,10 @@ fn block_causal_requests() {
     let t = d.trajectory();
     assert_eq!(t.footer.tokens, 9);
     assert!((t.footer.tokens_per_forward - 9.0 / 5.0).abs() < 1e-12);
-    assert_eq!(t.steps[2].cache, trajectory::CacheEvent { reused: 4, stored: Some((4, 8)), dropped: None });
+    assert_eq!(
+        t.steps[2].cache,
+        trajectory::CacheEvent { reused: 4, stored: Some((4, 8)), ..Default::default() }
+    );
 }
 
 /// Without a complete prompt block there is no prefill; a block that is all fixed joins the next store pass.

@@ -1,6 +1,7 @@
 //! Fakes that answer forwards: a table of exact conditionals, and nets whose logits are a hash of what a position
 //! may see, with a cache as strict as a real session's.
 
+mod approximate;
 mod cache;
 mod candidates;
 mod editing;
@@ -120,7 +121,8 @@ impl HashNet {
             _ => unreachable!("decoding uses three rules"),
         };
         let cached = self.cache.iter().enumerate().map(|(p, id)| (p as u32, *id));
-        let queries = request.query_positions.iter().copied().zip(request.ids.iter().copied());
+        let new = if request.cache == CacheOp::Replace { 0 } else { request.ids.len() };
+        let queries = request.query_positions.iter().copied().zip(request.ids.iter().copied()).take(new);
         cached
             .chain(queries)
             .filter(|(p, _)| sees(*p))
@@ -141,10 +143,21 @@ impl HashNet {
             self.cache.truncate(keep as usize);
             self.last = None;
         }
-        let q = &request.query_positions;
+        let (q, bypass) = (&request.query_positions, request.cache == CacheOp::Bypass);
+        let kept = if bypass { std::mem::take(&mut self.cache) } else { Vec::new() };
+        let at = q[0] as usize;
+        match request.cache {
+            CacheOp::Keep { .. } => self.cache.clear(),
+            CacheOp::Replace => {
+                assert!(at + q.len() <= self.cache.len(), "inside the cache");
+                self.cache[at..at + q.len()].copy_from_slice(&request.ids);
+            }
+            _ => {}
+        }
+        let inside = request.cache == CacheOp::Replace;
         assert!(!q.is_empty() && q.len() == request.ids.len());
         assert!(q.windows(2).all(|w| w[0] + 1 == w[1]), "{q:?}");
-        assert_eq!(q[0] as usize, self.cache.len(), "queries continue the cached prefix");
+        assert!(inside || q[0] as usize == self.cache.len(), "queries continue the cached prefix");
         let stats = answer(request, |pos| {
             let row = if self.shift { pos.checked_sub(1).expect("position 0 has no row") } else { pos };
             let hidden = if q.contains(&row) {
@@ -160,6 +173,13 @@ impl HashNet {
             let end = *q.last().unwrap();
             self.last = Some((end, self.hidden(request, end)));
             self.cache.extend(&request.ids);
+        }
+        if let CacheOp::Keep { keep } = request.cache {
+            self.last = keep.checked_sub(1).map(|p| (p, self.hidden(request, p)));
+            self.cache.extend(&request.ids[..keep as usize]);
+        }
+        if bypass {
+            self.cache = kept;
         }
         self.log.push(request.clone());
         stats

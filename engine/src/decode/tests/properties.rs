@@ -1,7 +1,7 @@
 //! What holds for every policy, attention and text; and that the decoder, not the policy, enforces the rules.
 
 use super::*;
-use crate::decode::policy::{Fired, Plan, Rule, View};
+use crate::decode::policy::{CacheMode, Caching, Fired, Plan, Rule, View};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -78,6 +78,7 @@ prop_compose! {
         (shift, early_stop, greedy) in any::<(bool, bool, bool)>(),
         (seed, sequence) in (any::<u64>(), 0u32..1 << 24),
         max_steps in prop::option::weighted(0.3, 0u32..10),
+        caching in 0u32..9,
     ) -> DecodeConfig {
         let length = prompt.len() as u32 + more;
         let mut c = DecodeConfig::new(prompt, length, 12, 11);
@@ -93,6 +94,14 @@ prop_compose! {
         c.early_stop = early_stop;
         c.temperature = if greedy { 0.0 } else { 0.8 };
         (c.seed, c.sequence, c.top_k) = (seed, sequence, 2);
+        if c.attention == Attention::Bidirectional && c.policy.candidate.guidance == 0.0 && caching > 0 {
+            c.policy.caching = Caching {
+                cache: if caching % 2 == 0 { CacheMode::Prefix } else { CacheMode::Dual },
+                cache_block: 1 + block_size,
+                cache_refresh: caching / 3,
+                cache_check: caching > 5,
+            };
+        }
         c.max_steps = max_steps.filter(|_| c.attention != Attention::Causal);
         c
     }
@@ -135,7 +144,7 @@ proptest! {
             prop_assert!(l.denoise <= most + d.state().blocks());
         }
         prop_assert_eq!(l.forwards, net.log.len() as u32);
-        prop_assert_eq!(l.forwards, l.prefill + l.denoise + l.store + l.refresh + l.guide);
+        prop_assert_eq!(l.forwards, l.prefill + l.denoise + l.store + l.refresh + l.guide + l.check);
         prop_assert_eq!(l.guide, if c.policy.candidate.guidance == 0.0 { 0 } else { l.denoise });
         prop_assert_eq!(l.positions, net.log.iter().map(|r| r.query_positions.len() as u64).sum::<u64>());
         let fills = d.steps().iter().flat_map(|s| &s.actions).filter(|a| a.kind == ActionKind::Fill).count();

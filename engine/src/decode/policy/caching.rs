@@ -1,0 +1,68 @@
+//! Caches that are approximate (Fast-dLLM, arXiv 2505.22618, section 3.2; `methods/kv_cache.md` B): where every position
+//! sees the whole text, keys and values outside the block at work change slowly from step to step.
+//!
+//! The text is written in blocks of `cache_block`. The first forward of a block [s, e) computes everything and writes as
+//! well; then
+//!
+//! - `prefix`: keys and values of [0, s) are kept, forwards compute [s, L);
+//! - `dual`: those of everything are kept, forwards compute [s, e) alone; what follows stays as it was when the block was
+//!   empty.
+//!
+//! With the logit shift the row before the block is computed too. `cache_refresh` = N computes everything in every N-th
+//! forward of a block (1 = exact, and as slow; 0 = only in the first). What is reused carries its age in the record.
+//! `cache_check` computes every such step a second time without the cache and records by how much it differs, which costs
+//! more than the cache saves.
+
+use serde::{Deserialize, Serialize};
+
+use super::PolicyError;
+
+/// What is kept of positions that may still change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheMode {
+    /// nothing: only what can never change is cached
+    #[default]
+    Exact,
+    Prefix,
+    Dual,
+}
+
+/// See the module comment.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Caching {
+    pub cache: CacheMode,
+    /// tokens a block
+    pub cache_block: u32,
+    /// forwards; 0 = never within a block
+    pub cache_refresh: u32,
+    /// measure the divergence from exact
+    pub cache_check: bool,
+}
+
+impl Default for Caching {
+    fn default() -> Self {
+        Caching { cache: CacheMode::Exact, cache_block: 32, cache_refresh: 0, cache_check: false }
+    }
+}
+
+impl Caching {
+    pub(super) const NAMES: [&str; 4] = ["cache", "cache_block", "cache_refresh", "cache_check"];
+
+    pub fn approximate(&self) -> bool {
+        self.cache != CacheMode::Exact
+    }
+
+    pub(super) fn validate(&self, policy: &'static str) -> Result<(), PolicyError> {
+        if self.cache_block > 0 {
+            return Ok(());
+        }
+        Err(PolicyError::OutOfRange {
+            policy,
+            parameter: "cache_block",
+            value: 0.0,
+            needed: "at least 1 token",
+        })
+    }
+}
