@@ -3,7 +3,7 @@
 use std::{fs, process::Command};
 
 use hilda_engine::{
-    decode::{CacheOp, Decoder, ForwardRequest, Trajectory, wire::RemoteForward},
+    decode::{Decoder, ForwardRequest, Trajectory, wire::RemoteForward},
     model::{
         checkpoint,
         page::{Index, Loader},
@@ -255,6 +255,13 @@ async fn impossible_completions_name_the_field() {
         (json!({ "n": 3 }), 422, "n"),
         (json!({ "temperature": -1.0 }), 422, "temperature"),
         (json!({ "diffusion": { "policy": { "kind": "threshold", "tau": 7.0 } } }), 422, "diffusion.policy"),
+        (json!({ "diffusion": { "policy": { "kind": "klass", "top_p": 0.0 } } }), 422, "diffusion.policy"),
+        (json!({ "diffusion": { "policy": { "kind": "order_token_search" } } }), 422, "diffusion.policy"),
+        (
+            json!({ "diffusion": { "policy": { "kind": "threshold", "cache": "dual" } } }),
+            422,
+            "diffusion.policy",
+        ),
     ] {
         let mut ask = json!({ "model": ID, "prompt": "Once", "max_tokens": 8 });
         for (k, v) in change.as_object().unwrap() {
@@ -267,6 +274,26 @@ async fn impossible_completions_name_the_field() {
     assert_eq!(assert_problem(&r, 400)["field"], "prompt");
     let r = s.post("/v1/completions", json!({ "model": ID, "prompt": "a", "diffusion": { "tau": 1 } })).await;
     assert_problem(&r, 400);
+}
+
+/// Whatever the table lists can be asked for, and its cost comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_policy_writes_over_http() {
+    use hilda_engine::decode::PolicySpec;
+    let s = site();
+    let of_blocks = PolicySpec::parameters().iter().filter(|i| i.kind != "order_token_search");
+    for info in of_blocks {
+        let ask = json!({
+            "model": ID, "prompt": "Once", "max_tokens": 12, "temperature": 0.7,
+            "diffusion": { "policy": { "kind": info.kind, "top_p": 0.9, "eos": "last" }, "trajectory": true },
+        });
+        let answer = s.post("/v1/completions", ask).await.json();
+        let d = &answer["diffusion"];
+        assert_eq!(d["policy"]["kind"], info.kind, "{answer}");
+        assert!(d["ledger"]["forwards"].as_u64().unwrap() > 0);
+        let t: Trajectory = serde_json::from_value(d["trajectory"].clone()).unwrap();
+        t.replay().unwrap();
+    }
 }
 
 #[test]
