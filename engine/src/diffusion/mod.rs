@@ -7,6 +7,8 @@ pub mod batch;
 pub mod corruption;
 pub mod hybrid;
 #[cfg(feature = "train")]
+pub mod intervals;
+#[cfg(feature = "train")]
 pub mod likelihood;
 pub mod schedule;
 #[cfg(feature = "train")]

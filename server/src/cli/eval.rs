@@ -17,6 +17,8 @@ enum What {
     Text(super::text::Args),
     /// How many wrong tokens a model's edits put right, and how many right ones they spoil
     Repair(super::repair::Args),
+    /// Which range of mask rates gives a block model's loss the least variance
+    Intervals(super::intervals::Args),
     /// What an autoregressive judge says of the edits that decoding makes
     Edits(super::edits::Args),
 }
@@ -26,6 +28,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         What::Likelihood(a) => super::likelihood::run(a),
         What::Text(a) => super::text::run(a),
         What::Repair(a) => super::repair::run(a),
+        What::Intervals(a) => super::intervals::run(a),
         What::Edits(a) => super::edits::run(a),
     }
 }

@@ -28,7 +28,7 @@ pub struct Args {
     /// text or JSONL file
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
-    /// one or several, with commas: ar, nelbo_t, nelbo_block, nelbo_n, nelbo_exact, nll_l2r, nll_duel, nelbo_hybrid,
+    /// one or several, with commas: ar, nelbo_t, nelbo_block, nelbo_n, nelbo_exact, nll_l2r, nll_duel, nll_iw, nelbo_hybrid,
     /// nelbo_hybrid_loo; `editing` is mask-only, raw and converted side by side [default: the model's own]
     #[arg(long, value_delimiter = ',')]
     pub estimator: Vec<String>,
@@ -122,12 +122,13 @@ fn estimators(a: &Args, serving: Serving) -> Result<Vec<Estimator>, CliError> {
             "nelbo_exact" => vec![Estimator::NelboExact { block: block_or_whole }],
             "nll_l2r" => vec![Estimator::LeftToRight { block: block_or_whole }],
             "nll_duel" => vec![Estimator::Duel { rule, block: block_or_whole }],
+            "nll_iw" => vec![Estimator::Weighted { block: block_or_whole, k }],
             "nelbo_hybrid" => vec![hybrid(false)],
             "nelbo_hybrid_loo" => vec![hybrid(true)],
             "editing" => vec![mask_only(block_or_whole), hybrid(false), hybrid(true)],
             other => {
                 return Err(bad(format!(
-                    "--estimator {other}: ar, nelbo_t, nelbo_block, nelbo_n, nelbo_exact, nll_l2r, nll_duel, \
+                    "--estimator {other}: ar, nelbo_t, nelbo_block, nelbo_n, nelbo_exact, nll_l2r, nll_duel, nll_iw, \
                      nelbo_hybrid, nelbo_hybrid_loo or editing"
                 )));
             }

@@ -15,6 +15,7 @@ pub mod doctor;
 mod edits;
 pub mod eval;
 pub mod export;
+mod intervals;
 mod likelihood;
 mod measure;
 pub mod models;

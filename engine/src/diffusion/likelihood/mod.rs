@@ -9,6 +9,7 @@
 //! | `nelbo_exact`, `nelbo_block_exact(B)` | the same bounds by enumeration | 2^L - 1 |
 //! | `nll_l2r`, `nll_l2r(B)` | exact for left-to-right sampling | L or B |
 //! | `nll_duel(RULE)`, `nll_duel(RULE,B)` | exact for the sampler that chooses positions by RULE | L or B / tokens a step |
+//! | `nll_iw(K)`, `nll_iw(B,K)` | a bound of the uniform-order sampler from K random orders, closer than the NELBO | K L or K B |
 //! | `nelbo_hybrid(P,K)`, `nelbo_hybrid(P,B,K)` | bound of mask and uniform noise, raw | K |
 //! | `nelbo_hybrid_loo(...)` | the same after the leave-one-out conversion | K |
 //! | `nelbo_unif(K)`, `nelbo_unif(B,K)`, `nelbo_unif_loo(...)` | the same at P = 1: uniform noise alone | K |
@@ -27,6 +28,7 @@ pub mod hybrid;
 mod tests;
 
 use hilda_kernels::Train;
+use hilda_kernels::rng::{Rng, Stream};
 
 pub use chain::Rule;
 pub use denoiser::{Alphabet, Denoiser, Net, Scored, State};
@@ -48,6 +50,7 @@ pub enum Estimator {
     NelboExact { block: usize },
     LeftToRight { block: usize },
     Duel { rule: Rule, block: usize },
+    Weighted { block: usize, k: usize },
     Hybrid { p_uniform: f64, loo: bool, block: usize, k: usize },
 }
 
@@ -78,6 +81,7 @@ impl Estimator {
             Estimator::LeftToRight { block } => blocks("nll_l2r", block, None),
             Estimator::Duel { rule, block: 0 } => format!("nll_duel({})", rule.name()),
             Estimator::Duel { rule, block } => format!("nll_duel({},{block})", rule.name()),
+            Estimator::Weighted { block, k } => blocks("nll_iw", block, Some(k)),
             Estimator::Hybrid { p_uniform, loo, block, k } => {
                 let noise = if p_uniform == 1.0 { "unif" } else { "hybrid" };
                 let name = format!("nelbo_{noise}{}", if loo { "_loo" } else { "" });
@@ -95,14 +99,15 @@ impl Estimator {
             Estimator::NelboT { k }
             | Estimator::NelboBlock { k, .. }
             | Estimator::NelboN { k, .. }
+            | Estimator::Weighted { k, .. }
             | Estimator::Hybrid { k, .. } => *k,
             _ => 1,
         }
     }
     /// Does it depend on a seed?
     pub fn drawn(&self) -> bool {
-        use Estimator::{Hybrid, NelboBlock, NelboN, NelboT};
-        matches!(self, NelboT { .. } | NelboBlock { .. } | NelboN { .. } | Hybrid { .. })
+        use Estimator::{Hybrid, NelboBlock, NelboN, NelboT, Weighted};
+        matches!(self, NelboT { .. } | NelboBlock { .. } | NelboN { .. } | Weighted { .. } | Hybrid { .. })
     }
     /// Block size; None: whole rows.
     pub fn block(&self) -> Option<usize> {
@@ -113,6 +118,7 @@ impl Estimator {
             | Estimator::NelboExact { block }
             | Estimator::LeftToRight { block }
             | Estimator::Duel { block, .. }
+            | Estimator::Weighted { block, .. }
             | Estimator::Hybrid { block, .. } => (block > 0).then_some(block),
         }
     }
@@ -264,6 +270,27 @@ pub fn nats<D: Denoiser>(
                     assert_eq!(*scored as usize, layout.counted(r), "a chain scores every token once");
                 }
                 out.extend(chains);
+                if !progress(rows.end, n) {
+                    return Err(stopped);
+                }
+            }
+        }
+        Estimator::Weighted { .. } => {
+            let orders = Rng::new(seed, Stream::Eval, 2);
+            for first in (0..n).step_by(CHUNK) {
+                let rows = first..(first + CHUNK).min(n);
+                let mut chains = vec![];
+                for j in 0..k {
+                    let order = Some((&orders, j as u32));
+                    let mut tick = || progress(first, n);
+                    let of = chain::score_parts(d, layout, rows.clone(), Rule::Leftmost, order, &mut tick);
+                    chains.push(of.ok_or(stopped.clone())?);
+                }
+                for (i, r) in rows.clone().enumerate() {
+                    let part =
+                        |p: usize| chain::log_mean(&chains.iter().map(|c| c[i].0[p]).collect::<Vec<_>>());
+                    out.push(((0..chains[0][i].0.len()).map(part).sum(), layout.counted(r) as f64));
+                }
                 if !progress(rows.end, n) {
                     return Err(stopped);
                 }

@@ -285,3 +285,35 @@ fn names_and_refusals() {
     let e = nats(&mut table, &layout, Estimator::NelboExact { block: 0 }, 0, &mut |_, _| true).unwrap_err();
     assert!(e.to_string().contains("nelbo_n"), "{e}");
 }
+
+/// `methods/evaluation.md` 1.1: one random order has the NELBO's expectation; more orders come closer to -ln p of the sampler in
+/// uniformly random order, never below it in expectation; with true conditionals every order is -ln P(x).
+#[test]
+fn weighted_orders_lie_between_the_bound_and_the_likelihood() {
+    let x: Vec<u32> = vec![2, 4, 3, 2];
+    let rows = [Row::new(&x, u32::MAX)];
+    for (block, shift) in [(0, false), (2, true)] {
+        let mut table = random((block > 0).then_some(block));
+        table.rows = vec![x.clone()];
+        let layout = Layout::new(&rows, &STREAM, (block > 0).then_some(block), shift, table.alphabet());
+        let mut value =
+            |e: Estimator, seed: u64| nats(&mut table, &layout, e, seed, &mut |_, _| true).unwrap()[0].0;
+        let bound = value(Estimator::NelboExact { block }, 0);
+        let mut mean = |k: usize, seeds: u64| {
+            mean_error(&(0..seeds).map(|s| value(Estimator::Weighted { block, k }, s)).collect::<Vec<_>>())
+        };
+        let (one, few, many) = (mean(1, 4000), mean(4, 1000), mean(256, 40));
+        let truth = -crate::eval::audit::laws::uniform_order(&mut table, &layout, 0).ln();
+        assert!((one.0 - bound).abs() < 4.0 * one.1, "block {block}: {one:?} {bound}");
+        assert!(few.0 < one.0 && many.0 < few.0, "{one:?} {few:?} {many:?}");
+        assert!(
+            many.0 > truth - 4.0 * many.1 && (many.0 - truth) < 0.2 * (one.0 - truth),
+            "{many:?} {truth}"
+        );
+    }
+    let (mut table, p) = exact(None);
+    for (got, p) in all(&mut table, Estimator::Weighted { block: 0, k: 3 }, false).iter().zip(&p) {
+        assert!((got + p.ln()).abs() < 1e-9);
+    }
+    assert_eq!(Estimator::Weighted { block: 8, k: 3 }.name(), "nll_iw(8,3)");
+}
