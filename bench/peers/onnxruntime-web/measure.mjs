@@ -38,8 +38,8 @@ async function ours(browser, address, simd) {
   await done();
   await page.getByRole('button', { name: 'the whole text' }).click();
   // no draws: onnxruntime computes logits only
-  await page.locator('.dial', { hasText: 'Temperature' }).locator('input[type=range]').fill('0');
-  await page.locator('.dial', { hasText: 'Length' }).locator('input[type=range]').fill('120');
+  await page.getByRole('slider', { name: /^Temperature/ }).fill('0');
+  await page.getByRole('slider', { name: /^Length/ }).fill('120');
   await page.locator('#prompt').fill('Once upon a time, there was');
   await page.locator('#prompt').press('Enter');
   await page.waitForTimeout(2000);
