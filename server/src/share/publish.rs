@@ -94,7 +94,8 @@ pub fn publish(
     Ok(folder)
 }
 
-/// The page as it was built, without its compressed twins (static hosts compress by themselves).
+/// The page as it was built, without its compressed twins (static hosts compress by themselves). A server's page lies at
+/// the root of its host; this one lies wherever its `index.html` does.
 fn write_page(out: &Path) -> Result<(), StorageError> {
     let files = page_files();
     if !files.iter().any(|(p, _)| p == "index.html") {
@@ -106,7 +107,14 @@ fn write_page(out: &Path) -> Result<(), StorageError> {
         if let Some(folder) = to.parent() {
             fs::create_dir_all(folder).map_err(io_error("creating", folder))?;
         }
-        write_atomic(&to, bytes)?;
+        match path.as_str() {
+            "index.html" => {
+                let html =
+                    String::from_utf8_lossy(bytes).replacen("<base href=\"/\"", "<base href=\"./\"", 1);
+                write_atomic(&to, html.as_bytes())?;
+            }
+            _ => write_atomic(&to, bytes)?,
+        }
     }
     Ok(())
 }

@@ -410,6 +410,23 @@ fn a_result_is_published_as_a_folder() {
     assert!(!publish(&["--title", "Second"]).1.contains(&slug));
     let list: Value = serde_json::from_slice(&fs::read(out.join("results.json")).unwrap()).unwrap();
     assert_eq!(list.as_array().unwrap().len(), 2);
+    // the page may lie below any path
+    let dist = data.path().join("dist");
+    fs::create_dir_all(dist.join("assets")).unwrap();
+    fs::write(dist.join("index.html"), "<!doctype html><head><base href=\"/\" /></head>").unwrap();
+    fs::write(dist.join("assets/a.js"), "1").unwrap();
+    let below = data.path().join("below");
+    let ended = Command::new(env!("CARGO_BIN_EXE_hilda"))
+        .args(["runs", "publish", ID, "--with-page", "--out"])
+        .arg(&below)
+        .arg("--data-dir")
+        .arg(data.path())
+        .env("HILDA_DIST", &dist)
+        .output()
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(fs::read_to_string(below.join("index.html")).unwrap().contains("<base href=\"./\""));
+    assert!(below.join("assets/a.js").is_file() && below.join("results.html").is_file());
     // never into a folder that holds something else
     fs::write(data.path().join("mine.txt"), "x").unwrap();
     let ended = Command::new(env!("CARGO_BIN_EXE_hilda"))
