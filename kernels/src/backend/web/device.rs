@@ -60,7 +60,8 @@ impl Web {
                 ..Default::default()
             })
             .await
-            .map_err(|e| WebError::NoAdapter(e.to_string()))?;
+            // what follows the first clause lists back ends that no page has
+            .map_err(|e| WebError::NoAdapter(e.to_string().split(';').next().unwrap_or_default().into()))?;
         let limits = adapter.limits();
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor { required_limits: limits.clone(), ..Default::default() })
