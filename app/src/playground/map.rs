@@ -7,7 +7,7 @@
 
 use std::fmt::Write;
 
-use hilda_engine::decode::{ActionKind, StepRecord};
+use hilda_engine::decode::{ActionKind, trajectory::RowRecord};
 use leptos::html;
 use leptos::prelude::*;
 use wasm_bindgen::{Clamped, JsCast};
@@ -32,12 +32,12 @@ enum Shade {
     Entropy,
 }
 
-/// 0..1 for a position in a step, none if the step did not compute it.
-fn shade(step: &StepRecord, pos: u32, of: Shade) -> Option<f32> {
-    row(step, pos).map(|r| match of {
+/// 0..1 for a computed position.
+fn shade(r: &RowRecord, of: Shade) -> f32 {
+    match of {
         Shade::Confidence => r.p_max.clamp(0.0, 1.0),
         Shade::Entropy => (r.entropy / MOST_NATS).clamp(0.0, 1.0),
-    })
+    }
 }
 
 /// Which of the nine pixels of a cell an action marks.
@@ -68,10 +68,9 @@ fn pixels(tape: &Tape, of: Shade, inks: &Inks) -> Vec<u8> {
         out[4 * (y * wide + x)..][..4].copy_from_slice(&[ink[0], ink[1], ink[2], alpha]);
     };
     for (s, step) in tape.steps.iter().enumerate() {
-        for pos in step.rows.iter().map(|r| r.pos).filter(|p| (*p as usize) < positions) {
-            let Some(level) = shade(step, pos, of) else { continue };
+        for r in step.rows.iter().filter(|r| (r.pos as usize) < positions) {
             // a faint floor, so that what was computed differs from what was not
-            let alpha = (20.0 + 200.0 * level) as u8;
+            let (pos, alpha) = (r.pos, (20.0 + 200.0 * shade(r, of)) as u8);
             for i in 0..CELL * CELL {
                 put(pos as usize * CELL + i % CELL, s * CELL + i / CELL, inks.level, alpha);
             }
@@ -221,8 +220,7 @@ pub fn Map(player: Player) -> impl IntoView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hilda_engine::decode::trajectory::RowRecord;
-    use hilda_engine::decode::{Action, DecodeConfig, StepKind};
+    use hilda_engine::decode::{Action, DecodeConfig, StepKind, StepRecord};
 
     fn tape() -> Tape {
         let mut tape = Tape::new(&DecodeConfig::new(vec![1], 3, 100, 99));

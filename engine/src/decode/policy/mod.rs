@@ -9,6 +9,8 @@
 mod ancestral;
 mod caching;
 mod candidate;
+mod common;
+mod dial;
 mod edit;
 mod entropy_bound;
 mod klass;
@@ -24,8 +26,8 @@ mod threshold;
 pub use ancestral::AncestralForm;
 pub use caching::{CacheMode, Caching};
 pub use candidate::{Candidate, Confidence, Eos};
+pub use dial::{Parameter, PolicyInfo};
 pub use klass::Stable;
-pub use parameters::{Parameter, PolicyInfo};
 pub use parts::{Parts, Revision, Selection};
 pub use quota::Schedule;
 pub use remdm::{Moment, Remdm, Variant};

@@ -1,71 +1,9 @@
-//! What the page shows beside every dial: unit, default, range, meaning, source. The defaults are tested to be
+//! The table of policies, what the page shows beside every dial: unit, default, range, meaning, source. The defaults are tested to be
 //! those that [`super::PolicySpec`] fills in.
 
-use serde::Serialize;
-
-use super::{PolicySpec, Score};
-
-/// One policy as people meet it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct PolicyInfo {
-    /// the `kind` in recipes and URLs
-    pub kind: &'static str,
-    pub title: &'static str,
-    /// one line
-    pub meaning: &'static str,
-    pub paper: &'static str,
-    /// what is written in a forward, as a formula
-    pub rule: &'static str,
-    pub parameters: &'static [Parameter],
-}
-
-/// One parameter.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Parameter {
-    pub name: &'static str,
-    /// "" for plain numbers and choices
-    pub unit: &'static str,
-    /// as JSON: a number, a quoted choice, or null
-    pub default: &'static str,
-    /// inclusive range of numbers, meant for a slider
-    pub range: Option<(f64, f64)>,
-    /// step of the slider; 1 for whole numbers
-    pub step: f64,
-    /// null is allowed and means "off"
-    pub optional: bool,
-    /// names to choose from instead of a number; without them and without a range it is yes or no
-    pub choices: &'static [&'static str],
-    pub meaning: &'static str,
-}
-
-const fn number(
-    name: &'static str,
-    unit: &'static str,
-    default: &'static str,
-    range: (f64, f64),
-    step: f64,
-    meaning: &'static str,
-) -> Parameter {
-    Parameter { name, unit, default, range: Some(range), step, optional: false, choices: &[], meaning }
-}
-const fn optional(p: Parameter) -> Parameter {
-    Parameter { optional: true, ..p }
-}
-const fn choice(
-    name: &'static str,
-    default: &'static str,
-    choices: &'static [&'static str],
-    meaning: &'static str,
-) -> Parameter {
-    Parameter { name, unit: "", default, range: None, step: 0.0, optional: false, choices, meaning }
-}
-/// Yes or no: no range, no choices.
-const fn flag(name: &'static str, default: &'static str, meaning: &'static str) -> Parameter {
-    choice(name, default, &[], meaning)
-}
-const fn score(default: &'static str, meaning: &'static str) -> Parameter {
-    choice("score", default, &Score::NAMES, meaning)
-}
+use super::PolicySpec;
+use super::common::COMMON;
+use super::dial::{Parameter, PolicyInfo, choice, flag, number, optional, score};
 
 const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, by low entropy, or by probability weighed with how much is known around";
 
@@ -454,79 +392,10 @@ static POLICIES: [PolicyInfo; 13] = [
     },
 ];
 
-/// What every policy takes ([`super::Candidate`], [`super::Caching`]).
-static CANDIDATE: [Parameter; 11] = [
-    optional(number(
-        "top_k",
-        "tokens",
-        "null",
-        (1.0, 100.0),
-        1.0,
-        "draw among so many of the most probable words; needs a temperature above 0",
-    )),
-    optional(number(
-        "top_p",
-        "probability",
-        "null",
-        (0.01, 1.0),
-        0.01,
-        "draw among the fewest words that have this probability together; needs a temperature above 0",
-    )),
-    number(
-        "repetition",
-        "nats",
-        "0",
-        (0.0, 10.0),
-        0.1,
-        "how much less likely a word is made where the same word stands near; 0 = off",
-    ),
-    number("repetition_window", "positions", "1", (1.0, 64.0), 1.0, "how far near reaches, on both sides"),
-    number(
-        "guidance",
-        "",
-        "0",
-        (-1.0, 4.0),
-        0.1,
-        "how much more the prompt counts, at the price of a second forward without it; 0 = off, -1 = the prompt does not count",
-    ),
-    choice(
-        "confidence",
-        "\"raw\"",
-        &["raw", "drawn"],
-        "which probability decides: the model's own, or the one the word was drawn with",
-    ),
-    choice(
-        "eos",
-        "\"any\"",
-        &["any", "last", "never"],
-        "when the end of the text may be written: like any word, once nothing else is left in the block, or not at all",
-    ),
-    choice(
-        "cache",
-        "\"exact\"",
-        &["exact", "prefix", "dual"],
-        "with sight of the whole text: keep what was computed before the block, or around it, for as long as the block is written; faster and approximate (Fast-dLLM)",
-    ),
-    number("cache_block", "tokens", "32", (4.0, 256.0), 1.0, "tokens of a block under an approximate cache"),
-    number(
-        "cache_refresh",
-        "forwards",
-        "0",
-        (0.0, 32.0),
-        1.0,
-        "everything is computed anew in every so many forwards; 0 = once a block",
-    ),
-    flag(
-        "cache_check",
-        "false",
-        "compute every step without the cache as well, and record by how much it differs",
-    ),
-];
-
 impl PolicySpec {
     /// The parameters that every policy has.
     pub fn common_parameters() -> &'static [Parameter] {
-        &CANDIDATE
+        &COMMON
     }
     /// Every policy with its parameters, in the order the page lists them.
     pub fn parameters() -> &'static [PolicyInfo] {

@@ -106,15 +106,6 @@ fn enumerated(tiny: &Tiny, table: &mut Table, row: usize, spec: &HybridSpec) -> 
 
 /// Findings about corruption and objective.
 pub fn objective(tiny: &Tiny, spec: &HybridSpec, claims: &Claims) -> Vec<Finding> {
-    let finding = |part, subject: &str, proved, claimed, says: String, checks| Finding {
-        feature: tiny.feature.clone(),
-        part,
-        subject: subject.into(),
-        proved,
-        claimed,
-        says,
-        checks,
-    };
     let shift = usize::from(tiny.shift());
     let parts = parts(tiny);
     let size = parts.iter().map(Vec::len).max().unwrap_or(0);
@@ -173,7 +164,7 @@ pub fn objective(tiny: &Tiny, spec: &HybridSpec, claims: &Claims) -> Vec<Finding
         law,
         4.0,
     )];
-    let corruption = finding(
+    let corruption = tiny.finding(
         "corruption",
         "masks and uniform symbols",
         Standing::Exact,
@@ -200,7 +191,7 @@ pub fn objective(tiny: &Tiny, spec: &HybridSpec, claims: &Claims) -> Vec<Finding
                 .to_lowercase(),
         ),
     };
-    vec![corruption, finding("objective", "training loss", proved, claims.objective, says, checks)]
+    vec![corruption, tiny.finding("objective", "training loss", proved, claims.objective, says, checks)]
 }
 
 /// The headline of a phase against enumeration.

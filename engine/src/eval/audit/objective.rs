@@ -44,21 +44,19 @@ struct Seen {
 /// Findings about corruption and objective of a tiny phase.
 pub fn audit(tiny: &Tiny, claims: &Claims) -> Vec<Finding> {
     let seen = draw(tiny);
-    let finding = |part, subject: &str, proved, claimed, says: String, checks| Finding {
-        feature: tiny.feature.clone(),
-        part,
-        subject: subject.into(),
-        proved,
-        claimed,
-        says,
-        checks,
-    };
     let targets = Check::at_most("targets that are not the clean token", seen.bad_targets, 0.0);
     if tiny.causal() {
         let checks =
             vec![targets, Check::at_most("distance of a token's coefficient from 1", seen.causal, 1e-5)];
         let says = "mean cross-entropy of every next token".to_string();
-        return vec![finding("objective", "training loss", Standing::Exact, claims.objective, says, checks)];
+        return vec![tiny.finding(
+            "objective",
+            "training loss",
+            Standing::Exact,
+            claims.objective,
+            says,
+            checks,
+        )];
     }
 
     let (process, _) = corruption(&tiny.config, &tiny.trunk, &tiny.phase, 0);
@@ -117,7 +115,8 @@ pub fn audit(tiny: &Tiny, claims: &Claims) -> Vec<Finding> {
     let limits = vec![Check::at_most("mask sets against their law, in standard deviations", law, 4.0)];
     let replaced = seen.wrong > 0.0;
     let kind = if replaced { "masked and wrong visible tokens" } else { "masks only" };
-    let corrupting = finding("corruption", kind, Standing::Exact, None, "drawn as declared".into(), limits);
+    let corrupting =
+        tiny.finding("corruption", kind, Standing::Exact, None, "drawn as declared".into(), limits);
 
     let mixed = seen.visible > 0.0;
     let edges = sizes.iter().all(|s| *s == 1);
@@ -143,7 +142,7 @@ pub fn audit(tiny: &Tiny, claims: &Claims) -> Vec<Finding> {
         5.0,
     );
     let checks = vec![targets, coefficients];
-    vec![corrupting, finding("objective", "training loss", proved, claims.objective, says, checks)]
+    vec![corrupting, tiny.finding("objective", "training loss", proved, claims.objective, says, checks)]
 }
 
 fn binomial(n: usize, k: usize) -> f64 {

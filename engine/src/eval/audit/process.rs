@@ -1,7 +1,8 @@
 //! The tiny counterpart of a phase: the same objective, schedule, weights, rates, shift and editing, on rows of four
 //! tokens of three symbols, with blocks of one, two or four for the phase's.
 
-use crate::config::{BlockSizes, ModelSpec, Objective, PackingSpec, Phase, RunConfig};
+use super::{Check, Finding};
+use crate::config::{BlockSizes, ModelSpec, Objective, PackingSpec, Phase, RunConfig, Standing};
 use crate::decode::Attention;
 use crate::diffusion::table::{Beliefs, MASK, Table, joint};
 use crate::model::{Serving, Trunk};
@@ -108,6 +109,27 @@ fn features(phase: &Phase, block: usize) -> String {
 }
 
 impl Tiny {
+    /// What was found about a part of this phase.
+    pub fn finding(
+        &self,
+        part: &'static str,
+        subject: &str,
+        proved: Standing,
+        claimed: Option<Standing>,
+        says: String,
+        checks: Vec<Check>,
+    ) -> Finding {
+        Finding {
+            feature: self.feature.clone(),
+            part,
+            subject: subject.into(),
+            proved,
+            claimed,
+            says,
+            checks,
+        }
+    }
+
     /// Is this the size that the model is served with?
     pub fn serves(&self, serving: Serving) -> bool {
         match serving.attention {
