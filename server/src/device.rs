@@ -2,6 +2,9 @@
 
 #[cfg(feature = "cuda")]
 use hilda_kernels::backend::cuda::{Cuda, CudaError, Driver, MAX_HEAD_DIM, found};
+use hilda_kernels::{Cpu, Train};
+
+use crate::cli::CliError;
 
 /// What `doctor` says about GPUs: works, or why not.
 pub enum Gpu {
@@ -19,7 +22,21 @@ pub enum Device {
     Cuda(Cuda<Driver>),
 }
 
+/// Work written once for every back end.
+pub trait Work {
+    type Out;
+    fn on<B: Train + Clone>(self, backend: B) -> Self::Out;
+}
+
 impl Device {
+    pub fn run<W: Work>(&self, work: W) -> W::Out {
+        match self {
+            Device::Cpu => work.on(Cpu),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda) => work.on(cuda.clone()),
+        }
+    }
+
     /// For the record of a run.
     pub fn name(&self) -> String {
         match self {
@@ -70,6 +87,18 @@ pub fn open(name: &str, needs: Needs) -> Result<(Device, Option<String>), String
         Err((ordinary, why)) if name == "auto" => Ok((Device::Cpu, (!ordinary).then_some(why))),
         Err((_, why)) => Err(format!("device: {name} is not available: {why}")),
     }
+}
+
+/// As [`open`], for a command: says on standard error what kept a GPU from being used.
+///
+/// # Errors
+/// [`CliError::BadInput`], as [`open`].
+pub fn ready(name: &str, needs: Needs) -> Result<Device, CliError> {
+    let (device, unused) = open(name, needs).map_err(CliError::BadInput)?;
+    if let Some(why) = unused {
+        eprintln!("computing on the CPU: {why}");
+    }
+    Ok(device)
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -5,6 +5,7 @@
 //! -> Router`, tested without a socket.
 
 pub mod ablation;
+pub mod agreement;
 pub mod audit;
 pub mod cli;
 pub mod device;

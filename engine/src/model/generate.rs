@@ -125,9 +125,7 @@ pub fn run<B: Train>(
     mut step: impl FnMut(&crate::decode::StepEvent) -> bool,
 ) -> Result<(), GenerateError> {
     while let Some(request) = decoder.next() {
-        let pending = session.forward(b, &request)?;
-        let values = b.read_range(&session.stats, 0, pending.len());
-        let event = decoder.apply(pending.decode(&values))?;
+        let event = decoder.apply(session.answer_on(b, &request)?)?;
         if !step(&event) {
             break;
         }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use hilda_kernels::head::{RowHead, STATS};
-use hilda_kernels::{Backend, HeadJob, Place};
+use hilda_kernels::{Backend, HeadJob, Place, Train};
 
 use super::{Cache, LoadedModel, Plan, Shape, Trunk};
 use crate::decode::{CacheOp, ForwardRequest, RowStats};
@@ -297,6 +297,14 @@ impl Session<hilda_kernels::Cpu> {
     pub fn answer(&mut self, r: &ForwardRequest) -> Result<RowStats, SessionError> {
         let pending = hilda_kernels::par::inside(|| self.forward(&hilda_kernels::Cpu, r))?;
         Ok(pending.decode(&self.stats[..pending.len()]))
+    }
+}
+
+impl<B: Train> Session<B> {
+    /// Forward and statistics at once, on a device whose buffers can be read.
+    pub fn answer_on(&mut self, b: &B, r: &ForwardRequest) -> Result<RowStats, SessionError> {
+        let pending = self.forward(b, r)?;
+        Ok(pending.decode(&b.read_range(&self.stats, 0, pending.len())))
     }
 }
 

@@ -85,6 +85,8 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 constexpr int THREADS = 128, WARPS = THREADS / 32;
+/// Rows under way at once: the mask's id has thousands, and one load at a time would wait for each.
+constexpr int AT_ONCE = 4;
 
 /// table[ids[r]] += scale d[r], or scale weights[r] d[r / per]; block (row, columns THREADS V y ..)
 template <int V>
@@ -107,13 +109,22 @@ __device__ __forceinline__ void scatter_add(unsigned* matches, const float* d, c
     if (threadIdx.x % 32 == 0) matches[threadIdx.x / 32] = mine;
     __syncthreads();
     for (int w = 0; w < WARPS; w++) {
-      for (unsigned left = matches[w]; left != 0; left &= left - 1) {
-        int row = r0 + 32 * w + __ffs(left) - 1;
-        if (col >= width) continue;
-        float by = weights ? weights[row] * scale : scale;
-        Pack<V> v = Pack<V>::load(d + static_cast<size_t>(row / per) * width + col);
+      for (unsigned left = matches[w]; left != 0 && col < width;) {
+        Pack<V> v[AT_ONCE];
+        float by[AT_ONCE];
 #pragma unroll
-        for (int e = 0; e < V; e++) sum.x[e] += v.x[e] * by;
+        for (int i = 0; i < AT_ONCE; i++) {
+          v[i] = {}, by[i] = 0.0f;
+          if (left == 0) continue;
+          int row = r0 + 32 * w + __ffs(left) - 1;
+          left &= left - 1;
+          by[i] = weights ? weights[row] * scale : scale;
+          v[i] = Pack<V>::load(d + static_cast<size_t>(row / per) * width + col);
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+#pragma unroll
+          for (int e = 0; e < V; e++) sum.x[e] += v[i].x[e] * by[i];
       }
     }
     __syncthreads();

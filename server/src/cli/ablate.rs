@@ -1,22 +1,25 @@
-//! `hilda ablate PLAN`: the runs of an ablation one after the other, then what came out, with intervals. Runs that are
-//! finished are not repeated; an interrupted one goes on from its checkpoint.
+//! `hilda ablate PLAN`: the runs of an ablation, one after the other or `--jobs` at a time, then what came out, with
+//! intervals. Runs that are finished are not repeated; an interrupted one goes on from its checkpoint.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use hilda_engine::config::{Ablation, Budget, RunConfig};
 use hilda_engine::data::corpus::Registry;
 use hilda_engine::decode::Attention;
-use hilda_engine::diffusion::likelihood::{Estimator, Evaluation, Rule, evaluate, plan_rows};
+use hilda_engine::diffusion::likelihood::{Estimator, Evaluation, Rule, plan_rows};
 use hilda_engine::model::source::Source;
-use hilda_engine::model::{Serving, Trunk};
+use hilda_engine::model::{Keep, Serving, Trunk};
 use hilda_engine::record::{Estimate, Metric, State, Status};
 use hilda_engine::train::{RunFolder, checkpoint, input};
-use hilda_kernels::{Backend, Cpu};
 
-use super::{CliError, data_dir, open_data, train};
+use super::likelihood::Estimates;
+use super::train::Show;
+use super::{CliError, data_dir, duration_text, open_data, train};
 use crate::ablation::{AblationResult, RunResult, collect};
+use crate::device::{self, Needs};
 use crate::estimate::flops_of;
 
 #[derive(clap::Args)]
@@ -29,6 +32,9 @@ pub struct Args {
     /// only these arms
     #[arg(long, value_delimiter = ',')]
     pub arms: Vec<String>,
+    /// runs at a time; more than one pays on a GPU that a small model does not fill
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub jobs: usize,
     /// write the result here too (NAME.json and NAME.md)
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -58,6 +64,9 @@ pub fn run(a: Args) -> Result<(), CliError> {
             return Err(bad(&format!("--arms {arm}: the plan has no such arm")));
         }
     }
+    if !(1..=64).contains(&a.jobs) {
+        return Err(CliError::BadInput(format!("--jobs {} is outside 1..64", a.jobs)));
+    }
     let data = open_data()?;
     let runs = data.runs();
     let base = a.plan.parent().unwrap_or(Path::new("."));
@@ -73,40 +82,58 @@ pub fn run(a: Args) -> Result<(), CliError> {
         }
         return Ok(());
     }
-    for (i, job) in jobs.iter().enumerate() {
-        let folder = runs.join(&job.name);
-        let done = status(&folder).is_some_and(|s| s.state == State::Finished);
-        if folder.join("run.toml").exists() {
-            let kept = RunFolder::config(&folder)?;
-            let changed = job.config.diff(&kept);
-            // paths are kept whole in the run's folder
-            let changed: Vec<_> = changed
-                .iter()
-                .filter(|c| !c.0.starts_with("data.") && !c.0.starts_with("model.from"))
-                .collect();
-            if let Some((field, new, old)) = changed.first() {
-                return Err(bad(&format!(
-                    "run {} was made by another plan ({field} is {old} there and {new} here); rename the plan or delete the run",
-                    job.name
-                )));
-            }
-        }
-        eprintln!("{} of {}: {}{}", i + 1, jobs.len(), job.name, if done { ", finished" } else { "" });
-        if done {
-            continue;
-        }
-        if folder.join("run.toml").exists() {
-            train::start(folder.clone(), RunFolder::config(&folder)?, false, false)?;
-        } else {
-            let (folder, config) = train::plan(job.config.clone(), base, Some(folder.clone()))?;
-            train::start(folder, config, true, false)?;
-        }
-        if train::stopped() {
-            return Err(CliError::Failure("stopped; the same command goes on".into()));
-        }
-        // what is known so far, for the page
-        result(&plan, &jobs, &runs, &a)?.save(&data)?;
+    for job in &jobs {
+        unchanged(job, &runs.join(&job.name)).map_err(|e| bad(&e))?;
     }
+    let queue = Queue::new(&jobs);
+    let show = if a.jobs == 1 { Show::Bar } else { Show::Nothing };
+    let saving = Mutex::new(());
+    let work = || -> Result<(), CliError> {
+        while let Some(i) = queue.next(&jobs) {
+            let began = std::time::Instant::now();
+            let (job, folder) = (&jobs[i], runs.join(&jobs[i].name));
+            let done = status(&folder).is_some_and(|s| s.state == State::Finished);
+            eprintln!("{} of {}: {}{}", i + 1, jobs.len(), job.name, if done { ", finished" } else { "" });
+            if !done {
+                one(job, base, &folder, show)?;
+            }
+            if train::stopped() {
+                return Err(CliError::Failure("stopped; the same command goes on".into()));
+            }
+            if job.arm.is_some() {
+                measure(&plan, &folder)?;
+            }
+            queue.done(i);
+            if done {
+                continue;
+            }
+            if show == Show::Nothing {
+                eprintln!("{}: {}", job.name, duration_text(began.elapsed().as_secs_f64()));
+            }
+            // what is known so far, for the page
+            let _one_at_a_time = lock(&saving);
+            result(&plan, &jobs, &runs, &a)?.save(&data)?;
+        }
+        Ok(())
+    };
+    let ends: Vec<Result<(), CliError>> = std::thread::scope(|s| {
+        let workers: Vec<_> = (0..a.jobs.min(jobs.len()))
+            .map(|_| {
+                s.spawn(|| {
+                    let end = work();
+                    if end.is_err() {
+                        queue.abandon();
+                    }
+                    end
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .map(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    ends.into_iter().collect::<Result<Vec<()>, _>>()?;
     let result = result(&plan, &jobs, &runs, &a)?;
     let folder = result.save(&data)?;
     if let Some(out) = &a.out {
@@ -123,6 +150,97 @@ pub fn run(a: Args) -> Result<(), CliError> {
     }
     eprintln!("result in {}; on the page: /compare?ablation={}", folder.display(), plan.name);
     Ok(())
+}
+
+/// Refuses a job whose run was made from another recipe.
+fn unchanged(job: &Job, folder: &Path) -> Result<(), CliError> {
+    if !folder.join("run.toml").exists() {
+        return Ok(());
+    }
+    let changed = job.config.diff(&RunFolder::config(folder)?);
+    // paths are kept whole in the run's folder
+    let changed = changed.iter().find(|c| !c.0.starts_with("data.") && !c.0.starts_with("model.from"));
+    match changed {
+        None => Ok(()),
+        Some((field, new, old)) => Err(CliError::BadInput(format!(
+            "run {} was made by another plan ({field} is {old} there and {new} here); rename the plan or delete the run",
+            job.name
+        ))),
+    }
+}
+
+/// Trains one run to its end, from its last checkpoint if it has one.
+fn one(job: &Job, base: &Path, folder: &Path, show: Show) -> Result<(), CliError> {
+    if folder.join("run.toml").exists() {
+        train::start(folder.to_path_buf(), RunFolder::config(folder)?, false, show)?;
+    } else {
+        let (folder, config) = train::plan(job.config.clone(), base, Some(folder.to_path_buf()))?;
+        train::start(folder, config, true, show)?;
+    }
+    Ok(())
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which jobs are taken and done; an arm waits for the start of its seed.
+struct Queue {
+    /// None once a worker gave up
+    jobs: Mutex<Option<Vec<Progress>>>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Waiting,
+    Taken,
+    Done,
+}
+
+impl Queue {
+    fn new(jobs: &[Job]) -> Queue {
+        Queue { jobs: Mutex::new(Some(vec![Progress::Waiting; jobs.len()])), changed: Condvar::new() }
+    }
+
+    /// The next job whose start is done; waits for one; None when there is none left.
+    fn next(&self, jobs: &[Job]) -> Option<usize> {
+        let mut state = lock(&self.jobs);
+        loop {
+            let now = state.as_mut()?;
+            let started = |seed: u64| {
+                jobs.iter()
+                    .zip(now.iter())
+                    .all(|(j, p)| j.arm.is_some() || j.seed != seed || *p == Progress::Done)
+            };
+            let ready =
+                |i: usize| now[i] == Progress::Waiting && (jobs[i].arm.is_none() || started(jobs[i].seed));
+            // starts first: arms of every seed then become ready
+            let order = (0..jobs.len()).filter(|i| jobs[*i].arm.is_none());
+            let order = order.chain((0..jobs.len()).filter(|i| jobs[*i].arm.is_some()));
+            if let Some(i) = order.clone().find(|i| ready(*i)) {
+                now[i] = Progress::Taken;
+                return Some(i);
+            }
+            if now.iter().all(|p| *p != Progress::Waiting) {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn done(&self, i: usize) {
+        if let Some(now) = lock(&self.jobs).as_mut() {
+            now[i] = Progress::Done;
+        }
+        self.changed.notify_all();
+    }
+
+    /// Nothing more is handed out.
+    fn abandon(&self) {
+        *lock(&self.jobs) = None;
+        self.changed.notify_all();
+    }
 }
 
 fn status(folder: &Path) -> Option<Status> {
@@ -222,9 +340,6 @@ fn measure(plan: &Ablation, folder: &Path) -> Result<BTreeMap<String, Estimate>,
             }
         };
         let trunk = Trunk::new(loaded.config.clone());
-        let mut params = Cpu.buf(trunk.layout.total);
-        Cpu.write(&mut params, 0, &loaded.params);
-        let mut buffers = trunk.plan(&Cpu, plan_rows(estimator, config.data.packing.length), false);
         let e = Evaluation {
             estimator,
             seed: 0,
@@ -233,9 +348,19 @@ fn measure(plan: &Ablation, folder: &Path) -> Result<BTreeMap<String, Estimate>,
             rows: plan.measure.rows,
             bytes_per_token: Some(input.bytes_per_token),
         };
+        let rows = plan_rows(estimator, config.data.packing.length);
+        let bytes = 4 * trunk.layout.total + trunk.plan_bytes(rows, Keep::Nothing);
+        let device = device::ready(&config.device, Needs { bytes, head_dim: trunk.config.head_dim })?;
         eprintln!("measuring {} by {}", folder.display(), estimator.name());
-        let found =
-            evaluate(&Cpu, &trunk, &params, &mut buffers, &input.valid, &e, |_, _| !train::stopped())?;
+        let work = Estimates {
+            trunk: &trunk,
+            params: &loaded.params,
+            text: &input.valid,
+            wanted: vec![e],
+            show: false,
+            stop: &train::stopped,
+        };
+        let found = device.run(work)?.remove(0);
         kept.insert(key, found.clone());
         out.insert(name.clone(), found);
         let bytes = serde_json::to_vec_pretty(&kept).expect("plain data");

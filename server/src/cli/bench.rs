@@ -1,10 +1,11 @@
-//! `hilda bench`: how fast this machine multiplies, trains and decodes; every figure beside the machine's own
-//! measured matrix-product peak (the larger median of five 2048-cubed products before, between and after the timed
-//! steps, same threads, same process) and by how much the products differed.
+//! `hilda bench`: how fast a device multiplies, trains and decodes; every figure beside the device's own measured
+//! matrix-product peak (the larger median of five products before, between and after the timed steps, same process) and
+//! by how much the products differed.
 
 mod memory;
 mod ops;
 mod peak;
+mod products;
 
 use hilda_engine::config::{ModelConfig, ModelSpec, RunConfig};
 use hilda_engine::data::Packed;
@@ -15,10 +16,11 @@ use hilda_engine::train::{
     self,
     step::{Learner, keep, plan_rows},
 };
-use hilda_kernels::{Base, Cpu, par};
+use hilda_kernels::{Base, Cpu, Train, par};
 
-use self::peak::{Peak, bandwidth, median};
+use self::peak::{Peak, median};
 use super::CliError;
+use crate::device::{self, Device, Needs};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -37,12 +39,18 @@ pub struct Args {
     /// rows of a training batch
     #[arg(long, default_value_t = 8)]
     pub rows: usize,
+    /// train: rows of one forward [default: as hilda train chooses]
+    #[arg(long, value_name = "N")]
+    pub micro: Option<usize>,
     /// train: compute the layers once more in the backward pass instead of keeping their activations
     #[arg(long)]
     pub recompute: bool,
     /// positions of a decoding step
     #[arg(long, default_value_t = 128)]
     pub positions: usize,
+    /// auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: String,
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
     #[arg(long)]
@@ -80,23 +88,8 @@ pub fn run(args: Args) -> Result<(), CliError> {
     if !["gemm", "ops", "train", "decode"].contains(&args.what.as_str()) {
         return Err(CliError::BadInput(format!("bench {}: gemm, ops, train or decode", args.what)));
     }
-    let bandwidth = bandwidth(5);
-    let mut peak = Peak::new();
-    let more = match args.what.as_str() {
-        "train" => train(&args, &mut peak)?,
-        "ops" => ops::run(&model(&args.preset, 256)?, args.repeat, &mut peak, bandwidth),
-        "decode" => decode(&args, &mut peak)?,
-        _ => {
-            (0..2).for_each(|_| peak.five());
-            let [ours, crate_] = peak.both();
-            serde_json::json!({ "ours_gflops": ours, "gemm_crate_gflops": crate_, "peak_bytes": memory::peak() })
-        }
-    };
-    let machine = serde_json::json!({
-        "bench": args.what, "threads": par::threads(), "gemm_gflops": peak.gflops(), "gemm_spread": peak.spread(),
-        "bandwidth_gb_s": bandwidth,
-    });
-    let out = merge(machine, more);
+    let device = device::ready(&args.device, Needs::default())?;
+    let out = merge(what(&args, &device), measured(&args, &device)?);
     if args.json {
         println!("{out}");
     } else {
@@ -107,7 +100,73 @@ pub fn run(args: Args) -> Result<(), CliError> {
     Ok(())
 }
 
-fn train(args: &Args, peak: &mut Peak) -> Result<serde_json::Value, CliError> {
+/// What is measured, where.
+fn what(args: &Args, device: &Device) -> serde_json::Value {
+    let mut out =
+        serde_json::json!({ "bench": args.what, "device": device.name(), "threads": par::threads() });
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(cuda) = device {
+        let promised = cuda.device().promised();
+        out["data_sheet_gflops"] = promised.map(|p| p.0).into();
+        out["data_sheet_gb_s"] = promised.map(|p| p.1).into();
+    }
+    out
+}
+
+/// The figures, and the peaks they stand beside.
+fn measured(args: &Args, device: &Device) -> Result<serde_json::Value, CliError> {
+    match device {
+        Device::Cpu => {
+            Measure { args, ways: vec![("ours", Cpu)], bandwidth: peak::triad(5) }.all(Peak::cpu())
+        }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => {
+            let mut ways = vec![("ours", cuda.own_products())];
+            if cuda.device().has_cublas() {
+                ways.push(("cublas", cuda.clone()));
+            }
+            let (bandwidth, peak) = (peak::copy(cuda, args.repeat), Peak::of(&ways));
+            let out = Measure { args, ways, bandwidth }.all(peak);
+            match cuda.first_failure() {
+                Some(e) => Err(CliError::Failure(e.to_string())),
+                None => out,
+            }
+        }
+    }
+}
+
+/// A device's ways to compute products, the last of which is what training and decoding use.
+struct Measure<'a, B: Train + Clone> {
+    args: &'a Args,
+    ways: Vec<(&'static str, B)>,
+    bandwidth: f64,
+}
+
+impl<B: Train + Clone + Sync> Measure<'_, B>
+where
+    Session<B>: Send,
+{
+    fn all(&self, mut peak: Peak) -> Result<serde_json::Value, CliError> {
+        let (args, b) = (self.args, &self.ways.last().expect("a device has one way at least").1);
+        let more = match args.what.as_str() {
+            "train" => train(args, b, &mut peak)?,
+            "ops" => ops::run(b, &model(&args.preset, 256)?, args.repeat, &mut peak, self.bandwidth),
+            "decode" => decode(args, b, &mut peak)?,
+            _ => {
+                (0..2).for_each(|_| peak.five());
+                let products = products::run(&self.ways, &model(&args.preset, 256)?, args.repeat);
+                let ways = serde_json::Value::Object(peak.by_name());
+                merge(ways, serde_json::json!({ "products": products, "peak_bytes": memory::peak() }))
+            }
+        };
+        let machine = serde_json::json!({
+            "gemm_gflops": peak.gflops(), "gemm_spread": peak.spread(), "bandwidth_gb_s": self.bandwidth,
+        });
+        Ok(merge(machine, more))
+    }
+}
+
+fn train<B: Train + Clone>(args: &Args, b: &B, peak: &mut Peak) -> Result<serde_json::Value, CliError> {
     let config = model(&args.preset, 256)?;
     let phase = match args.objective.as_str() {
         "ar" => "objective = \"ar\"",
@@ -115,8 +174,9 @@ fn train(args: &Args, peak: &mut Peak) -> Result<serde_json::Value, CliError> {
         "block" => "objective = \"block\"\nblock_size = 8\nshift = true",
         other => return Err(CliError::BadInput(format!("--objective {other}: ar, mdlm or block"))),
     };
+    let micro = args.micro.map_or(String::new(), |m| format!("micro = {m}\n"));
     let recipe = RunConfig::from_toml(&format!(
-        "name = \"bench\"\n[data]\ntrain = \"none\"\n[batch]\nrows = {}\n[memory]\nrecompute = {}\n[[phase]]\n{phase}\ntokens = 1000000000\nlr = {{ peak = 1e-4 }}",
+        "name = \"bench\"\n[data]\ntrain = \"none\"\n[batch]\nrows = {}\n{micro}[memory]\nrecompute = {}\n[[phase]]\n{phase}\ntokens = 1000000000\nlr = {{ peak = 1e-4 }}",
         args.rows, args.recompute
     ))?;
     let length = recipe.data.packing.length;
@@ -135,7 +195,7 @@ fn train(args: &Args, peak: &mut Peak) -> Result<serde_json::Value, CliError> {
     let before = (memory::restart(), most);
     let params = Layout::new(&config).init(&config, 1);
     let planned = train::planned_bytes(&recipe, &trunk);
-    let mut learner = Learner::adapted(Cpu, trunk, &params, plan_rows(&recipe), keep(&recipe), None);
+    let mut learner = Learner::adapted(b.clone(), trunk, &params, plan_rows(&recipe), keep(&recipe), None);
     drop(params);
     let mut flops = 0.0;
     let mut once = |step: u64| flops = learner.step(&recipe, &data, &recipe.phases[0], 1e-4, step).flops;
@@ -158,7 +218,10 @@ fn train(args: &Args, peak: &mut Peak) -> Result<serde_json::Value, CliError> {
     Ok(merge(figures, peak.share(flops, t)))
 }
 
-fn decode(args: &Args, peak: &mut Peak) -> Result<serde_json::Value, CliError> {
+fn decode<B: Train + Sync>(args: &Args, b: &B, peak: &mut Peak) -> Result<serde_json::Value, CliError>
+where
+    Session<B>: Send,
+{
     use hilda_engine::decode::Attention;
     let n = args.positions as u32;
     let config = model(&args.preset, args.positions)?;
@@ -171,8 +234,8 @@ fn decode(args: &Args, peak: &mut Peak) -> Result<serde_json::Value, CliError> {
         edits: false,
     };
     let loaded = hilda_engine::model::LoadedModel { config: config.clone(), serving, params };
-    let weights = std::sync::Arc::new(Weights::new(&Cpu, &loaded));
-    let mut session = Session::new(&Cpu, weights, n as usize);
+    let weights = std::sync::Arc::new(Weights::new(b, &loaded));
+    let mut session = Session::new(b, weights, n as usize);
     let request = ForwardRequest {
         sequence: 0,
         step: 0,
@@ -183,7 +246,8 @@ fn decode(args: &Args, peak: &mut Peak) -> Result<serde_json::Value, CliError> {
         cache: CacheOp::None,
         want: Want { rows: (0..n).collect(), top_k: 8, ..Default::default() },
     };
-    let mut once = || session.answer(&request).map(|_| ()).map_err(|e| CliError::Failure(e.to_string()));
+    let mut once =
+        || session.answer_on(b, &request).map(|_| ()).map_err(|e| CliError::Failure(e.to_string()));
     once()?;
     let mut failed = None;
     let times = peak.around(args.repeat.max(5), || failed = failed.take().or(once().err()));

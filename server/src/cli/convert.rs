@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use hilda_engine::config::{Objective, RunConfig};
 
-use super::train::{plan, read_recipe, start, use_threads};
+use super::train::{Show, plan, read_recipe, start, use_threads};
 use super::{CliError, data_dir};
 use crate::{http::RECIPES, library};
 
@@ -77,7 +77,13 @@ pub fn run(args: Args) -> Result<(), CliError> {
     }
     config.validate()?;
     let (run, config) = plan(config, &base, args.run)?;
-    start(run, config, true, args.json)
+    let last = start(run, config, true, Show::Bar)?;
+    if args.json
+        && let Some(s) = last
+    {
+        println!("{}", serde_json::to_string(&s).expect("plain data"));
+    }
+    Ok(())
 }
 
 /// A recipe by file or by name, and the folder that its paths start from.

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::{CliError, bytes_text, data_dir};
 use crate::{
-    device::{Gpu, gpu},
+    agreement,
+    device::{self, Gpu, Needs, gpu},
     estimate::corpus_names,
     http::{self, VERSION},
     storage::{DataDir, Index, disk_space, write_atomic},
@@ -12,6 +13,9 @@ use crate::{
 
 #[derive(clap::Args)]
 pub struct Args {
+    /// train a step of every kind of model on this device and on the CPU and compare: auto, cpu or cuda:N
+    #[arg(long, value_name = "DEVICE", num_args = 0..=1, default_missing_value = "auto")]
+    compute: Option<String>,
     #[arg(long)]
     json: bool,
 }
@@ -25,7 +29,10 @@ struct Check {
 }
 
 pub fn run(args: Args) -> Result<(), CliError> {
-    let checks = checks();
+    let mut checks = checks();
+    if let Some(name) = &args.compute {
+        checks.extend(compute(name)?);
+    }
     let bad = checks.iter().filter(|c| c.result == "bad").count();
     if args.json {
         let v = serde_json::json!({ "ok": bad == 0, "checks": checks });
@@ -39,6 +46,21 @@ pub fn run(args: Args) -> Result<(), CliError> {
         0 => Ok(()),
         n => Err(CliError::Failure(format!("{n} of {} checks failed", checks.len()))),
     }
+}
+
+/// One check a comparison, and the device they ran on.
+fn compute(name: &str) -> Result<Vec<Check>, CliError> {
+    let device = device::ready(name, Needs::default())?;
+    let on = Check { name: "computing on", result: "ok", detail: device.name() };
+    let each = agreement::compare(&device).into_iter().map(|c| Check {
+        name: "a step",
+        result: if c.agrees() { "ok" } else { "bad" },
+        detail: format!(
+            "{}: loss {:.5}, on the CPU {:.5}; of their lengths apart: gradient {:.1e}, update {:.1e}",
+            c.what, c.loss, c.loss_on_cpu, c.gradient, c.update
+        ),
+    });
+    Ok(std::iter::once(on).chain(each).collect())
 }
 
 fn checks() -> Vec<Check> {

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use hilda_engine::config::PackingSpec;
+use hilda_engine::data::Packed;
 use hilda_engine::data::answers;
 use hilda_engine::data::document::{guess_format, read_documents};
 use hilda_engine::data::pack::{pack_answers, pack_texts};
@@ -11,14 +12,15 @@ use hilda_engine::decode::Attention;
 use hilda_engine::diffusion::likelihood::{
     Estimator, Evaluation, LikelihoodError, Rule, evaluate, plan_rows,
 };
-use hilda_engine::model::{Serving, Trunk};
+use hilda_engine::model::{Keep, Serving, Trunk};
 use hilda_engine::record::Estimate;
 use hilda_engine::train::input::bytes_per_token;
-use hilda_kernels::{Backend, Cpu};
+use hilda_kernels::Train;
 
 use super::CliError;
 use super::progress::Progress;
 use super::sample::open_model;
+use crate::device::{self, Needs, Work};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -67,6 +69,9 @@ pub struct Args {
     /// at most this many rows
     #[arg(long, default_value_t = 0)]
     pub limit: usize,
+    /// auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: String,
     /// one line of JSON per estimator
     #[arg(long)]
     pub json: bool,
@@ -140,7 +145,7 @@ fn estimators(a: &Args, serving: Serving) -> Result<Vec<Estimator>, CliError> {
 impl From<LikelihoodError> for CliError {
     fn from(e: LikelihoodError) -> Self {
         match e {
-            LikelihoodError::Stopped => CliError::Failure(e.to_string()),
+            LikelihoodError::Stopped | LikelihoodError::Device { .. } => CliError::Failure(e.to_string()),
             e => CliError::BadInput(e.to_string()),
         }
     }
@@ -199,37 +204,70 @@ pub fn run(a: Args) -> Result<(), CliError> {
     .map_err(data)?;
     let packing = PackingSpec { length, documents: whole, restart_positions: whole, restart_blocks: whole };
     let trunk = Trunk::new(model.config.clone());
-    let b = Cpu;
-    let mut params = b.buf(trunk.layout.total);
-    b.write(&mut params, 0, &model.params);
+    let rows = estimators.iter().map(|e| plan_rows(*e, length)).max().unwrap_or(0);
+    let bytes = 4 * trunk.layout.total + trunk.plan_bytes(rows, Keep::Nothing);
+    let device = device::ready(&a.device, Needs { bytes, head_dim: trunk.config.head_dim })?;
+    let bytes_per_token = Some(bytes_per_token(&tokenizer, &packed));
+    let evaluation = |estimator, seed| Evaluation {
+        estimator,
+        seed,
+        shift: model.serving.shift,
+        packing,
+        rows: a.limit,
+        bytes_per_token,
+    };
     for estimator in estimators {
-        let mut plan = trunk.plan(&b, plan_rows(estimator, length), false);
-        let mut runs: Vec<Estimate> = vec![];
         let replicates = if estimator.drawn() { a.replicates } else { 1 };
-        for seed in a.seed..a.seed + replicates {
-            let e = Evaluation {
-                estimator,
-                seed,
-                shift: model.serving.shift,
-                packing,
-                rows: a.limit,
-                bytes_per_token: Some(bytes_per_token(&tokenizer, &packed)),
-            };
-            let mut bar = Progress::new("row");
-            let began = std::time::Instant::now();
-            let estimate = evaluate(&b, &trunk, &params, &mut plan, &packed, &e, |done, of| {
-                let left = began.elapsed().as_secs_f64() / done.max(1) as f64 * (of - done) as f64;
-                bar.update(done as u64, of as u64, &format!("{} left", super::duration_text(left)));
-                true
-            });
-            bar.finish();
-            runs.push(estimate?);
-        }
-        let (mut r, draws) = joined(&runs);
+        let wanted = (a.seed..a.seed + replicates).map(|seed| evaluation(estimator, seed)).collect();
+        let work = Estimates {
+            trunk: &trunk,
+            params: &model.params,
+            text: &packed,
+            wanted,
+            show: true,
+            stop: &|| false,
+        };
+        let (mut r, draws) = joined(&device.run(work)?);
         r.seed = a.seed;
         print(&a, &r, draws, length, replicates);
     }
     Ok(())
+}
+
+/// Likelihoods of one text under one model.
+pub struct Estimates<'a> {
+    pub trunk: &'a Trunk,
+    pub params: &'a [f32],
+    pub text: &'a Packed,
+    pub wanted: Vec<Evaluation>,
+    /// with a bar
+    pub show: bool,
+    /// asked between batches
+    pub stop: &'a dyn Fn() -> bool,
+}
+
+impl Work for Estimates<'_> {
+    type Out = Result<Vec<Estimate>, LikelihoodError>;
+
+    fn on<B: Train + Clone>(self, b: B) -> Self::Out {
+        let mut params = b.buf(self.trunk.layout.total);
+        b.write(&mut params, 0, self.params);
+        let each = self.wanted.iter().map(|e| {
+            let mut plan = self.trunk.plan(&b, plan_rows(e.estimator, e.packing.length), false);
+            let mut bar = Progress::new("row");
+            let began = std::time::Instant::now();
+            let estimate = evaluate(&b, self.trunk, &params, &mut plan, self.text, e, |done, of| {
+                let left = began.elapsed().as_secs_f64() / done.max(1) as f64 * (of - done) as f64;
+                if self.show {
+                    bar.update(done as u64, of as u64, &format!("{} left", super::duration_text(left)));
+                }
+                !(self.stop)()
+            });
+            bar.finish();
+            estimate
+        });
+        each.collect()
+    }
 }
 
 /// Mean over replicates, and the standard error that the draws alone leave.

@@ -12,10 +12,11 @@ use hilda_engine::data::corpus::Registry;
 use hilda_engine::model::Trunk;
 use hilda_engine::record::Status;
 use hilda_engine::train::{self, FolderError, Hooks, RunFolder, TrainError, checkpoint, input};
+use hilda_kernels::Train;
 
 use super::progress::Progress;
 use super::{CliError, data_dir, duration_text};
-use crate::device::{self, Device, Needs};
+use crate::device::{self, Needs, Work};
 use crate::library;
 
 #[derive(clap::Args)]
@@ -57,17 +58,23 @@ impl From<TrainError> for CliError {
 
 pub fn run(args: Args) -> Result<(), CliError> {
     use_threads(args.threads)?;
-    match (&args.recipe, args.run) {
+    let last = match (&args.recipe, args.run) {
         (Some(recipe), run) => {
             let (run, config) = plan(read_recipe(recipe)?, recipe.parent().unwrap_or(Path::new(".")), run)?;
-            start(run, config, true, args.json)
+            start(run, config, true, Show::Bar)?
         }
         (None, Some(run)) => {
             let config = RunFolder::config(&run)?;
-            start(run, config, false, args.json)
+            start(run, config, false, Show::Bar)?
         }
-        (None, None) => Err(CliError::BadInput("name a recipe, or a run with --run DIR".into())),
+        (None, None) => return Err(CliError::BadInput("name a recipe, or a run with --run DIR".into())),
+    };
+    if args.json
+        && let Some(s) = last
+    {
+        println!("{}", serde_json::to_string(&s).expect("plain data"));
     }
+    Ok(())
 }
 
 /// A recipe from its file.
@@ -76,8 +83,17 @@ pub fn read_recipe(recipe: &Path) -> Result<RunConfig, CliError> {
     RunConfig::from_toml(&fs::read_to_string(recipe).map_err(|e| bad(&e))?).map_err(|e| bad(&e))
 }
 
-/// Trains to the end or until asked to stop: a run that is `new`, or one that goes on.
-pub fn start(run: PathBuf, config: RunConfig, new: bool, json: bool) -> Result<(), CliError> {
+/// What a run says on standard error while it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Show {
+    /// a bar
+    Bar,
+    /// nothing: other runs go on beside it
+    Nothing,
+}
+
+/// Trains to the end or until asked to stop: a run that is `new`, or one that goes on. Returns what it said last.
+pub fn start(run: PathBuf, config: RunConfig, new: bool, show: Show) -> Result<Option<Status>, CliError> {
     let registry = Registry::new(data_dir());
     let kept = checkpoint::list(&run).last().map(|s| checkpoint::folder(&run, *s).join("tokenizer.json"));
     let kept = kept.filter(|_| config.data.tokenizer.is_none()).filter(|p| p.exists());
@@ -89,10 +105,7 @@ pub fn start(run: PathBuf, config: RunConfig, new: bool, json: bool) -> Result<(
     let trunk = Trunk::new(train::model_config(&config, &data)?);
     let bytes = train::planned_bytes(&config, &trunk);
     let needs = Needs { bytes, head_dim: trunk.config.head_dim };
-    let (device, unused) = device::open(&config.device, needs).map_err(bad)?;
-    if let Some(why) = unused {
-        eprintln!("computing on the CPU: {why}");
-    }
+    let device = device::ready(&config.device, needs)?;
     if new {
         RunFolder::create(&run, &config)?;
     }
@@ -102,7 +115,9 @@ pub fn start(run: PathBuf, config: RunConfig, new: bool, json: bool) -> Result<(
             std::process::exit(130);
         }
     });
-    eprintln!("run {}", run.display());
+    if show == Show::Bar {
+        eprintln!("run {}", run.display());
+    }
     let mut bar = Progress::new("step");
     let mut last: Option<Status> = None;
     let mut hooks = Hooks {
@@ -112,32 +127,38 @@ pub fn start(run: PathBuf, config: RunConfig, new: bool, json: bool) -> Result<(
             let likelihood =
                 s.headline.as_ref().map_or(String::new(), |h| format!(", {} {:.3}", h.estimator, h.value));
             let eta = s.eta.map_or(String::new(), |e| format!(", {} left", duration_text(e)));
-            bar.update(
-                s.step,
-                s.total_steps,
-                &format!("{:.0} tokens/s{likelihood}{eta}", s.tokens as f64 / s.seconds.max(1e-9)),
-            );
+            if show == Show::Bar {
+                let speed = s.tokens as f64 / s.seconds.max(1e-9);
+                bar.update(s.step, s.total_steps, &format!("{speed:.0} tokens/s{likelihood}{eta}"));
+            }
             last = Some(s.clone());
         },
         device: device.name(),
         command: "hilda train run.toml".into(),
     };
-    let outcome = match device {
-        Device::Cpu => train::train(hilda_kernels::Cpu, &mut folder, &config, &data, &mut hooks),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(cuda) => train::train(cuda, &mut folder, &config, &data, &mut hooks),
-    };
+    let outcome =
+        device.run(Training { folder: &mut folder, config: &config, data: &data, hooks: &mut hooks });
     bar.finish();
-    if json && let Some(s) = &last {
-        println!("{}", serde_json::to_string(s).expect("plain data"));
+    let at = last.as_ref().map_or(0, |s| s.step);
+    let how = if outcome? == train::Outcome::Finished { "finished" } else { "stopped" };
+    if show == Show::Bar {
+        eprintln!("{how} at step {at}");
     }
-    match outcome {
-        Ok(o) => {
-            let at = last.map_or(0, |s| s.step);
-            eprintln!("{} at step {at}", if o == train::Outcome::Finished { "finished" } else { "stopped" });
-            Ok(())
-        }
-        Err(e) => Err(e.into()),
+    Ok(last)
+}
+
+struct Training<'a, 'h> {
+    folder: &'a mut RunFolder,
+    config: &'a RunConfig,
+    data: &'a input::Input,
+    hooks: &'a mut Hooks<'h>,
+}
+
+impl Work for Training<'_, '_> {
+    type Out = Result<train::Outcome, TrainError>;
+
+    fn on<B: Train + Clone>(self, backend: B) -> Self::Out {
+        train::train(backend, self.folder, self.config, self.data, self.hooks)
     }
 }
 

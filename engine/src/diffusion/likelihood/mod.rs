@@ -61,6 +61,8 @@ pub enum LikelihoodError {
     Unavailable { estimator: String, why: String, remedy: String },
     #[error("stopped")]
     Stopped,
+    #[error("{message}")]
+    Device { message: String },
 }
 
 impl Estimator {
@@ -183,7 +185,7 @@ pub fn plan_rows(estimator: Estimator, length: usize) -> usize {
 /// stops.
 ///
 /// # Errors
-/// [`LikelihoodError`]: nothing to score, rows too long to enumerate, or stopped.
+/// [`LikelihoodError`]: nothing to score, rows too long to enumerate, stopped, or a device that failed.
 pub fn evaluate<B: Train>(
     b: &B,
     trunk: &Trunk,
@@ -205,7 +207,10 @@ pub fn evaluate<B: Train>(
         let mut net = Net { backend: b, trunk, params, plan, rows: &rows, packing, block, shift };
         nats(&mut net, &layout, e.estimator, e.seed, &mut progress)?
     };
-    estimate(e, &parts)
+    match b.failure() {
+        Some(message) => Err(LikelihoodError::Device { message }),
+        None => estimate(e, &parts),
+    }
 }
 
 /// (nats, scored tokens) of every row of a layout under any estimator but `ar`.

@@ -105,6 +105,7 @@ pub struct Driver {
     /// one thread at a time
     cublas: Option<Mutex<Blas>>,
     name: String,
+    device: sys::CUdevice,
     multiprocessors: usize,
 }
 
@@ -159,13 +160,7 @@ impl Driver {
         }
         // a library that no longer knows this GPU is as good as none
         let cublas = found.cublas.then(|| open_cublas(stream)).flatten().map(Mutex::new);
-        Ok(Driver { context, stream, functions, cublas, name, multiprocessors })
-    }
-
-    /// The same GPU without cuBLAS: every product by our own kernels.
-    pub fn own_products(mut self) -> Driver {
-        self.cublas = None;
-        self
+        Ok(Driver { context, stream, functions, cublas, name, device, multiprocessors })
     }
 
     /// As the driver calls it.
@@ -175,6 +170,26 @@ impl Driver {
 
     pub fn has_cublas(&self) -> bool {
         self.cublas.is_some()
+    }
+
+    /// What the data sheet promises: float32 GFLOP/s and GB/s, from multiprocessors, their lanes, the memory's width and
+    /// the highest clocks. None for an architecture whose lanes are not known here.
+    pub fn promised(&self) -> Option<(f64, f64)> {
+        use sys::CUdevice_attribute::*;
+        let of = |a| unsafe { result::device::get_attribute(self.device, a) }.ok().map(f64::from);
+        let capability = (
+            of(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            of(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        let lanes = match (capability.0 as u32, capability.1 as u32) {
+            (6, 1) | (8, 6..=9) | (9, _) | (10, _) | (12, _) => 128.0,
+            (6, 0) | (7, _) | (8, 0) => 64.0,
+            _ => return None,
+        };
+        let clock = of(CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? * 1e3;
+        let memory = of(CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)? * 1e3;
+        let width = of(CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? / 8.0;
+        Some((2.0 * lanes * self.multiprocessors as f64 * clock / 1e9, 2.0 * memory * width / 1e9))
     }
 
     /// Free and total bytes of memory.

@@ -8,11 +8,13 @@ use super::{Arg, CudaError, Device, Launch, Product};
 /// A CUDA device with its pool. Clones share both.
 pub struct Cuda<D: Device> {
     pub(super) core: Arc<Core<D>>,
+    /// every product by our own kernels
+    own: bool,
 }
 
 impl<D: Device> Clone for Cuda<D> {
     fn clone(&self) -> Self {
-        Cuda { core: self.core.clone() }
+        Cuda { core: self.core.clone(), own: self.own }
     }
 }
 
@@ -29,7 +31,12 @@ pub(super) fn pick(sizes: &[usize], wide: &'static str, narrow: &'static str) ->
 
 impl<D: Device> Cuda<D> {
     pub fn new(device: D) -> Cuda<D> {
-        Cuda { core: Arc::new(Core::new(device)) }
+        Cuda { core: Arc::new(Core::new(device)), own: false }
+    }
+
+    /// The same device and pool without the vendor's matrix products: each by our own kernels.
+    pub fn own_products(&self) -> Cuda<D> {
+        Cuda { core: self.core.clone(), own: true }
     }
 
     pub fn device(&self) -> &D {
@@ -77,7 +84,7 @@ impl<D: Device> Cuda<D> {
         if p.m == 0 || p.n == 0 {
             return;
         }
-        if p.k > 0 && self.core.run(|d| d.product(&p)) != Some(false) {
+        if !self.own && p.k > 0 && self.core.run(|d| d.product(&p)) != Some(false) {
             return;
         }
         let plan = plan(self.core.device.multiprocessors(), &p);

@@ -1,9 +1,9 @@
-//! What every figure of a benchmark stands beside: the machine's matrix-product peak and its memory bandwidth.
+//! What every figure of a benchmark stands beside: the device's matrix-product peak and its memory bandwidth, measured.
 
 use std::time::Instant;
 
 use hilda_kernels::gemm::{Mat, Threads, gemm};
-use hilda_kernels::par;
+use hilda_kernels::{At, Train, par};
 
 pub fn median(mut v: Vec<f64>) -> f64 {
     v.sort_by(f64::total_cmp);
@@ -16,31 +16,42 @@ pub fn seconds(f: impl FnOnce()) -> f64 {
     t.elapsed().as_secs_f64()
 }
 
-/// The machine's matrix-product peak, measured around the work that is compared with it: machines shared with others
-/// are now faster, now slower, and a peak from a slow moment would make any work look good.
-pub struct Peak {
-    a: Vec<f32>,
-    b: Vec<f32>,
-    c: Vec<f32>,
-    /// GFLOP/s of each product, in groups: before the work, between its steps, after it
-    groups: Vec<Vec<f64>>,
-    /// every product of ours and of the crate
-    each: Vec<[f64; 2]>,
+/// Seconds of one `once`, for devices that only record: as many as take some milliseconds, then a wait. One value of each
+/// repetition.
+pub fn each(repeat: usize, mut once: impl FnMut(), mut wait: impl FnMut()) -> Vec<f64> {
+    const LEAST: f64 = 5e-3;
+    once();
+    wait();
+    let first = seconds(|| {
+        once();
+        wait();
+    });
+    let count = (LEAST / first.max(1e-9)).ceil().clamp(1.0, 500.0) as usize;
+    let mut many = || {
+        (0..count).for_each(|_| once());
+        wait();
+    };
+    (0..repeat).map(|_| seconds(&mut many) / count as f64).collect()
 }
 
-impl Peak {
-    const N: usize = 2048;
+/// One way to compute the square product: its name, its side and a run.
+type Product<'a> = (&'static str, usize, Box<dyn FnMut() + 'a>);
 
+/// The device's matrix-product peak, measured around the work that is compared with it: machines shared with others
+/// are now faster, now slower, and a peak from a slow moment would make any work look good. The faster of several
+/// products counts, so that no share looks good because ours is slow.
+pub struct Peak<'a> {
+    products: Vec<Product<'a>>,
+    /// GFLOP/s of the faster product, in groups: before the work, between its steps, after it
+    groups: Vec<Vec<f64>>,
+    /// GFLOP/s of every product
+    each: Vec<Vec<f64>>,
+}
+
+impl<'a> Peak<'a> {
     /// Warms up: until two products in a row take the same time within 5 %, at most eight.
-    pub fn new() -> Peak {
-        let fill = |m: usize| (0..Self::N * Self::N).map(|i| (i % m) as f32 * 1e-2).collect();
-        let mut peak = Peak {
-            a: fill(101),
-            b: fill(97),
-            c: vec![0f32; Self::N * Self::N],
-            groups: vec![],
-            each: vec![],
-        };
+    fn new(products: Vec<Product<'a>>) -> Self {
+        let mut peak = Peak { products, groups: vec![], each: vec![] };
         let mut last = peak.product();
         for _ in 0..7 {
             let now = peak.product();
@@ -51,25 +62,67 @@ impl Peak {
         }
         peak
     }
-    /// GFLOP/s of one product of 2048-cubed f32 matrices: the faster of our own kernel and of the `gemm` crate, so that no
-    /// share looks good because our product is slow.
-    fn product(&mut self) -> f64 {
-        let n = Self::N;
-        let (a, b) = (Mat::rows(&self.a, n), Mat::rows(&self.b, n));
-        let ours = seconds(|| gemm(Threads::Pool, n, n, n, 1.0, a, b, &mut self.c, n, false));
-        let (s, parallel) = (n as isize, gemm::Parallelism::Rayon(par::threads()));
-        // SAFETY: three buffers of n * n values, rows n apart.
-        let theirs = seconds(|| unsafe {
-            let (a, b, c) = (self.a.as_ptr(), self.b.as_ptr(), self.c.as_mut_ptr());
-            gemm::gemm(n, n, n, c, 1, s, false, a, 1, s, b, 1, s, 0.0, 1.0, false, false, false, parallel);
-        });
-        let rate = |t: f64| 2.0 * (n as f64).powi(3) / t / 1e9;
-        self.each.push([rate(ours), rate(theirs)]);
-        rate(ours.min(theirs))
+
+    /// Products of 2048-cubed matrices by our kernel and by the `gemm` crate.
+    pub fn cpu() -> Self {
+        const N: usize = 2048;
+        let fill = |m: usize| -> Vec<f32> { (0..N * N).map(|i| (i % m) as f32 * 1e-2).collect() };
+        let ours = {
+            let (a, b, mut c) = (fill(101), fill(97), vec![0f32; N * N]);
+            move || {
+                let (a, b) = (Mat::rows(&a, N), Mat::rows(&b, N));
+                gemm(Threads::Pool, N, N, N, 1.0, a, b, &mut c, N, false);
+            }
+        };
+        let theirs = {
+            let (a, b, mut c) = (fill(101), fill(97), vec![0f32; N * N]);
+            let (s, parallel) = (N as isize, gemm::Parallelism::Rayon(par::threads()));
+            // SAFETY: three buffers of N * N values, rows N apart.
+            move || unsafe {
+                let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+                gemm::gemm(
+                    N, N, N, c, 1, s, false, a, 1, s, b, 1, s, 0.0, 1.0, false, false, false, parallel,
+                );
+            }
+        };
+        Peak::new(vec![("ours", N, Box::new(ours)), ("gemm crate", N, Box::new(theirs))])
     }
-    /// Medians of all products of our kernel and of the `gemm` crate, GFLOP/s.
-    pub fn both(&self) -> [f64; 2] {
-        [0, 1].map(|i| median(self.each.iter().map(|e| e[i]).collect()))
+
+    /// Products of 4096-cubed matrices on a device, by each of its ways.
+    pub fn of<B: Train + Clone + 'a>(ways: &[(&'static str, B)]) -> Self
+    where
+        B::Buf: 'a,
+    {
+        const N: usize = 4096;
+        let at = At { offset: 0, len: N * N };
+        let product = |(name, b): &(&'static str, B)| -> Product<'a> {
+            let fill = |m: usize| -> Vec<f32> { (0..N * N).map(|i| (i % m) as f32 * 1e-2).collect() };
+            let (mut x, mut w, mut y) = (b.buf(N * N), b.buf(N * N), b.buf(N * N));
+            b.write(&mut x, 0, &fill(101));
+            b.write(&mut w, 0, &fill(97));
+            let b = b.clone();
+            let once = move || {
+                b.linear(&x, &w, at, &mut y, N, N, N, false);
+                b.read_range(&y, 0, 1);
+            };
+            (name, N, Box::new(once))
+        };
+        Peak::new(ways.iter().map(product).collect())
+    }
+
+    /// GFLOP/s of the faster product.
+    fn product(&mut self) -> f64 {
+        let rate = |(_, n, once): &mut Product| 2.0 * (*n as f64).powi(3) / seconds(once) / 1e9;
+        let rates: Vec<f64> = self.products.iter_mut().map(rate).collect();
+        let best = rates.iter().copied().fold(0.0, f64::max);
+        self.each.push(rates);
+        best
+    }
+    /// Median of each way's products, GFLOP/s, by its name.
+    pub fn by_name(&self) -> serde_json::Map<String, serde_json::Value> {
+        let of = |i: usize| median(self.each.iter().map(|e| e[i]).collect());
+        let name = |name: &str| format!("{}_gflops", name.replace(' ', "_"));
+        self.products.iter().enumerate().map(|(i, p)| (name(p.0), of(i).into())).collect()
     }
     /// A group of five products.
     pub fn five(&mut self) {
@@ -112,8 +165,8 @@ impl Peak {
     }
 }
 
-/// Memory bandwidth in GB/s: a = b + 3 c over 64 MB each (McCalpin's triad; 12 bytes a value).
-pub fn bandwidth(repeat: usize) -> f64 {
+/// Memory bandwidth of the CPU in GB/s: a = b + 3 c over 64 MB each (McCalpin's triad; 12 bytes a value).
+pub fn triad(repeat: usize) -> f64 {
     let n = 16 << 20;
     let (b, c) = (vec![1f32; n], vec![2f32; n]);
     let mut a = vec![0f32; n];
@@ -130,6 +183,14 @@ pub fn bandwidth(repeat: usize) -> f64 {
     12.0 * n as f64 / median(times) / 1e9
 }
 
+/// Memory bandwidth of a device in GB/s: a copy of 256 MB, bytes read and bytes written.
+pub fn copy<B: Train>(b: &B, repeat: usize) -> f64 {
+    let n = 64 << 20;
+    let (from, mut to, probe) = (b.buf(n), b.buf(n), b.buf(1));
+    let times = each(repeat, || b.copy(&from, 0, &mut to, 0, n), || drop(b.read_range(&probe, 0, 1)));
+    8.0 * n as f64 / median(times) / 1e9
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,7 +198,7 @@ mod tests {
     #[test]
     fn a_share_above_one_is_not_reported() {
         let groups = vec![vec![100.0; 5], vec![400.0; 2], vec![90.0, 200.0, 200.0, 200.0, 210.0]];
-        let peak = Peak { a: vec![], b: vec![], c: vec![], groups, each: vec![] };
+        let peak = Peak { products: vec![], groups, each: vec![] };
         assert_eq!((peak.gflops(), peak.spread()), (200.0, 310.0 / 200.0));
         assert_eq!(peak.share(100e9, 1.0)["gemm_share"], 0.5);
         let odd = peak.share(300e9, 1.0);
@@ -145,5 +206,13 @@ mod tests {
             odd["gemm_share"].is_null() && odd["gemm_share_note"].as_str().unwrap().contains("1.50"),
             "{odd}"
         );
+    }
+
+    #[test]
+    fn short_work_is_repeated_and_divided() {
+        let (mut runs, mut waits) = (0, 0);
+        let times = each(3, || runs += 1, || waits += 1);
+        assert_eq!((times.len(), waits, runs), (3, 5, 2 + 3 * 500));
+        assert!(times.iter().all(|t| *t < 1e-4), "{times:?}");
     }
 }
