@@ -341,6 +341,10 @@ pub trait Train: Backend {
     fn read(&self, x: &Self::Buf) -> Vec<f32>;
     /// Part of a buffer on the host.
     fn read_range(&self, x: &Self::Buf, offset: usize, len: usize) -> Vec<f32>;
+    /// Bytes that a device with memory of its own has set aside so far; None where that is the process's memory.
+    fn allocated(&self) -> Option<u64> {
+        None
+    }
     /// What went wrong first on a device that can fail in the middle of its work. Nothing was computed since then.
     fn failure(&self) -> Option<String> {
         None

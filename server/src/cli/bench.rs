@@ -190,9 +190,10 @@ fn train<B: Train + Clone>(args: &Args, b: &B, peak: &mut Peak) -> Result<serde_
         answers: vec![],
     };
     let trunk = Trunk::new(config.clone());
-    // (resident, most) before anything of the step is there
+    // (held, most) before anything of the step is there
     let most = memory::peak();
-    let before = (memory::restart(), most);
+    let resident = memory::restart();
+    let before = (b.allocated().unwrap_or(resident), most);
     let params = Layout::new(&config).init(&config, 1);
     let planned = train::planned_bytes(&recipe, &trunk);
     let mut learner = Learner::adapted(b.clone(), trunk, &params, plan_rows(&recipe), keep(&recipe), None);
@@ -201,7 +202,7 @@ fn train<B: Train + Clone>(args: &Args, b: &B, peak: &mut Peak) -> Result<serde_
     let mut once = |step: u64| flops = learner.step(&recipe, &data, &recipe.phases[0], 1e-4, step).flops;
     once(0);
     // before the products that the peak is measured with
-    let allocated = memory::peak() - before.0;
+    let allocated = b.allocated().unwrap_or_else(memory::peak) - before.0;
     let mut step = 0;
     let t = median(peak.around(args.repeat, || {
         step += 1;

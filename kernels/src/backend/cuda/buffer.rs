@@ -3,6 +3,7 @@
 //! One stream runs everything in order, so a block may be handed out again while the kernels that use it still wait.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{CudaError, Device};
@@ -11,6 +12,8 @@ use super::{CudaError, Device};
 pub(super) struct Core<D: Device> {
     pub device: D,
     free: Mutex<HashMap<usize, Vec<u64>>>,
+    /// bytes of the blocks and tables, free ones too
+    allocated: AtomicU64,
     failure: Mutex<Option<CudaError>>,
     /// turns a position of every pair, by (theta bits, head_dim)
     pub turns: Mutex<HashMap<(u32, usize), u64>>,
@@ -22,10 +25,24 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<D: Device> Core<D> {
     pub fn new(device: D) -> Core<D> {
-        Core { device, free: Mutex::default(), failure: Mutex::default(), turns: Mutex::default() }
+        Core {
+            device,
+            free: Mutex::default(),
+            allocated: AtomicU64::new(0),
+            failure: Mutex::default(),
+            turns: Mutex::default(),
+        }
     }
     pub fn failure(&self) -> Option<CudaError> {
         lock(&self.failure).clone()
+    }
+    pub fn allocated(&self) -> u64 {
+        self.allocated.load(Ordering::Relaxed)
+    }
+    fn allocate(&self, bytes: usize) -> Option<u64> {
+        let at = self.run(|d| d.allocate(bytes))?;
+        self.allocated.fetch_add(bytes as u64, Ordering::Relaxed);
+        Some(at)
     }
     /// Keeps the first failure; `None` after any.
     pub fn keep<T>(&self, result: Result<T, CudaError>) -> Option<T> {
@@ -46,7 +63,7 @@ impl<D: Device> Core<D> {
         }
         let data = make();
         let bytes: &[u8] = bytemuck::cast_slice(&data);
-        let at = self.run(|d| d.allocate(bytes.len().max(1)))?;
+        let at = self.allocate(bytes.len().max(1))?;
         self.run(|d| d.upload(at, bytes))?;
         tables.insert(key, at);
         Some(at)
@@ -72,7 +89,7 @@ impl<D: Device> Block<D> {
     pub fn new(core: &Arc<Core<D>>, bytes: usize) -> Block<D> {
         let class = core.device.class(bytes.max(1));
         let kept = lock(&core.free).get_mut(&class).and_then(Vec::pop);
-        let at = kept.or_else(|| core.run(|d| d.allocate(class))).unwrap_or(0);
+        let at = kept.or_else(|| core.allocate(class)).unwrap_or(0);
         Block { core: core.clone(), at, class }
     }
 }

@@ -91,9 +91,11 @@ pub trait Device: Send + Sync + 'static {
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError>;
     fn free(&self, at: u64);
     /// The size to allocate for `bytes`, so that buffers of about the same size can follow one another: multiples of
-    /// 256 bytes, of an eighth of the size for large ones.
+    /// 256 bytes, of about an eighth of the size above that, of a hundredth from a megabyte on, where activations and
+    /// weights of fixed sizes would waste what is rounded.
     fn class(&self, bytes: usize) -> usize {
-        bytes.max(1).next_multiple_of((bytes / 8).next_power_of_two().max(256))
+        let share = if bytes < 1 << 20 { 8 } else { 128 };
+        bytes.max(1).next_multiple_of((bytes / share).next_power_of_two().max(256))
     }
     /// Zero bytes.
     ///

@@ -456,6 +456,9 @@ impl<D: Device> Train for Cuda<D> {
     fn read_range(&self, x: &CudaBuf<D>, offset: usize, len: usize) -> Vec<f32> {
         self.download(x.at("read_range", offset, len), len)
     }
+    fn allocated(&self) -> Option<u64> {
+        Some(self.core.allocated())
+    }
     fn failure(&self) -> Option<String> {
         self.first_failure().map(|e| e.to_string())
     }
