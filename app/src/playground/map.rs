@@ -255,7 +255,7 @@ mod tests {
             }],
             rule: None,
             forced: false,
-            divergence: None,
+            ..Default::default()
         });
         tape
     }

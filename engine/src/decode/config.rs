@@ -32,6 +32,16 @@ impl Attention {
             Attention::Bidirectional => Base::Bidirectional.into(),
         }
     }
+
+    /// The rule of a forward with a shadow, whose rows leave out the token `ahead` positions after their own; causal text
+    /// has none.
+    pub fn shadow(self, ahead: u32) -> Option<Base> {
+        match self {
+            Attention::Causal => None,
+            Attention::BlockCausal => Some(Base::Shadow { blocks: true, ahead }),
+            Attention::Bidirectional => Some(Base::Shadow { blocks: false, ahead }),
+        }
+    }
 }
 
 /// Input of a [`super::Decoder`]; the head of every trajectory.
@@ -92,7 +102,7 @@ impl DecodeConfig {
         !self.shift
             || match attention {
                 Attention::Causal => false,
-                Attention::BlockCausal => !pos.is_multiple_of(self.block_size.max(1)),
+                Attention::BlockCausal => !pos.is_multiple_of(self.block()),
                 Attention::Bidirectional => true,
             }
     }
@@ -242,6 +252,12 @@ impl DecodeConfig {
                 return Err(DecodeError::Unserved {
                     policy: self.policy.kind(),
                     needed: "cache = exact: this model's finished blocks cannot change, its own cache is exact",
+                });
+            }
+            Method::Wino { .. } if self.policy.caching.cache.holds_the_block() => {
+                return Err(DecodeError::Unserved {
+                    policy: "wino",
+                    needed: "cache = exact or prefix: it asks for each token's probability without the token, and this cache holds the block's own keys and values",
                 });
             }
             Method::OrderTokenSearch { .. } | Method::BestOf { .. } | Method::DraftRefine { .. }

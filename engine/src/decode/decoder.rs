@@ -43,6 +43,8 @@ pub(super) struct BlockRun {
     pub post: u32,
     /// cell of the block's own grid of times
     pub cell: u32,
+    /// positions written in the denoising forward before
+    pub commits: Option<u32>,
     /// tokens each position held since the block was opened
     pub held: Vec<Vec<u32>>,
     /// distribution of each masked position in the forward before, and how far it moved in each since the second; for
@@ -219,6 +221,7 @@ impl Decoder {
             block,
             kind,
             queries: request.query_positions.len() as u32,
+            shadow: request.want.shadow.as_ref().map_or(0, |s| s.positions.len() as u32),
             cache: self.cache_event(&request),
             rows: Vec::new(),
             actions: Vec::new(),
@@ -440,6 +443,7 @@ impl Decoder {
             block_step: run.steps,
             masked_at_start: run.masked_at_start,
             cell: run.cell,
+            commits: run.commits,
             temperature: self.config.temperature,
             seed: self.config.seed,
             sequence: self.config.sequence,
@@ -479,6 +483,7 @@ impl Decoder {
         for a in plan.actions.iter().filter(|a| a.kind != ActionKind::Remask) {
             run.held[(a.pos - range.start) as usize].push(a.new);
         }
+        run.commits = Some(plan.actions.iter().filter(|a| a.kind == ActionKind::Commit).count() as u32);
         run.steps += 1;
         run.cell += 1;
         if !was_open && timed.is_none() {

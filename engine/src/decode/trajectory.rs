@@ -48,12 +48,13 @@ pub struct Provenance {
 }
 
 /// What a step was for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepKind {
     /// caches the prompt's complete blocks; not counted in tokens per forward
     Prefill,
     /// predicts rows
+    #[default]
     Denoise,
     /// caches finished blocks
     Store,
@@ -87,7 +88,7 @@ pub struct CacheEvent {
 }
 
 /// One forward, or one operation of the user.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// forwards before this one
     #[serde(rename = "s")]
@@ -100,6 +101,9 @@ pub struct StepRecord {
     /// positions computed
     #[serde(rename = "q")]
     pub queries: u32,
+    /// rows of a shadow computed beside them
+    #[serde(rename = "x", default, skip_serializing_if = "is_zero")]
+    pub shadow: u32,
     #[serde(rename = "c")]
     pub cache: CacheEvent,
     #[serde(rename = "r", default, skip_serializing_if = "Vec::is_empty")]
@@ -146,6 +150,9 @@ impl Divergence {
 fn is_false(b: &bool) -> bool {
     !b
 }
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
 
 /// One computed row before the step's actions.
 /// JSON: `[pos, masked, current, candidate, p, p_max, p_2, H, p_current, score, [ids], [probabilities]]`.
@@ -162,7 +169,7 @@ pub struct RowRecord {
     pub p_second: f32,
     /// nats
     pub entropy: f32,
-    /// of the current token; 0 where masked
+    /// of the current token, with WINO given all but itself; 0 where masked
     pub p_current: f32,
     /// absent outside the masked rows of the active block
     pub score: Option<f32>,
@@ -253,8 +260,10 @@ pub struct Ledger {
     pub check: u32,
     /// most positions whose keys and values were kept at once
     pub cache_positions: u32,
-    /// positions computed, summed over forwards
+    /// positions computed, summed over forwards; shadow rows too
     pub positions: u64,
+    /// shadow rows among them
+    pub shadow: u64,
     /// rows that went through the language-model head (twice where their logits were needed too)
     pub rows: u64,
     pub commits: u32,
@@ -284,7 +293,8 @@ impl Ledger {
             StepKind::Check => self.check += 1,
             StepKind::User => {}
         }
-        self.positions += step.queries as u64;
+        self.positions += step.queries as u64 + step.shadow as u64;
+        self.shadow += step.shadow as u64;
         self.rows += rows as u64;
         self.commits += count(ActionKind::Commit);
         self.edits += count(ActionKind::Edit);

@@ -28,6 +28,13 @@ pub enum CacheMode {
     Dual,
 }
 
+impl CacheMode {
+    /// Are keys and values of the block at work kept?
+    pub fn holds_the_block(self) -> bool {
+        matches!(self, CacheMode::Dual)
+    }
+}
+
 /// See the module comment.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

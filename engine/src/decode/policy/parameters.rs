@@ -7,7 +7,7 @@ use super::dial::{Parameter, PolicyInfo, choice, flag, number, optional, score};
 
 const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, by low entropy, or by probability weighed with how much is known around";
 
-static POLICIES: [PolicyInfo; 13] = [
+static POLICIES: [PolicyInfo; 14] = [
     PolicyInfo {
         kind: "ancestral",
         title: "Ancestral",
@@ -232,6 +232,31 @@ static POLICIES: [PolicyInfo; 13] = [
             ),
             number("max_remasks", "times", "2", (0.0, 16.0), 1.0, "how often a position may be masked again"),
             score("\"top_prob\"", ORDER),
+        ],
+    },
+    PolicyInfo {
+        kind: "wino",
+        title: "Wide in, narrow out",
+        meaning: "draft boldly, and mask words again that the rest of the text does not bear out; each is judged without being read itself, for which a copy of the block made of masks is computed beside it",
+        paper: "WINO, arXiv 2507.18578",
+        rule: "{ i masked : p_i(y_i) > τ₁ }, at most ⌊0.7 m⌋ in 5..20; x_i is masked where p(x_i | all but x_i) < τ₂",
+        parameters: &[
+            number(
+                "tau_wide",
+                "probability",
+                "0.6",
+                (0.0, 1.0),
+                0.01,
+                "a masked token is written if its probability is above this",
+            ),
+            number(
+                "tau_narrow",
+                "probability",
+                "0.9",
+                (0.0, 1.0),
+                0.01,
+                "a written token is masked again if its probability given all but itself is below this; 0 = never",
+            ),
         ],
     },
     PolicyInfo {
@@ -464,6 +489,8 @@ mod tests {
             (json!({"kind": "best_of", "n": 0}), "n is"),
             (json!({"kind": "order_token_search", "beams": 0}), "beams"),
             (json!({"kind": "order_token_search", "block": 0}), "block"),
+            (json!({"kind": "wino", "tau_wide": -0.1}), "tau_wide"),
+            (json!({"kind": "wino", "tau_narrow": 1.1}), "tau_narrow"),
             (json!({"kind": "remdm", "steps": 0}), "steps"),
             (json!({"kind": "remdm", "eta": 1.5}), "eta"),
             (json!({"kind": "remdm", "t_on": 0.01}), "t_off"),

@@ -5,7 +5,7 @@ use hilda_kernels::rng::{Rng, Stream};
 
 use super::{
     Action, ActionKind, Eos, Fired, Moment, Plan, Policy, Remdm, Row, Rule, Schedule, Score, Stable, View,
-    ancestral, edit, entropy_bound, klass, quota, threshold,
+    ancestral, edit, entropy_bound, klass, quota, threshold, wino,
 };
 use crate::decode::state::CERTAIN;
 
@@ -20,6 +20,8 @@ pub enum Selection {
     Quota { steps: u32, schedule: Schedule },
     /// see [`threshold::above`]
     Threshold { tau: f32 },
+    /// see [`wino::wide`]
+    Wide { tau: f32 },
     /// see [`threshold::factor`]
     Factor { f: f32 },
     /// see [`entropy_bound`]
@@ -45,6 +47,10 @@ pub enum Revision {
         tau_remask: f32,
         max_post: u32,
         max_remasks: u32,
+    },
+    /// see [`wino::narrow`]
+    Narrow {
+        tau: f32,
     },
 }
 
@@ -123,6 +129,9 @@ impl Policy for Parts {
             Selection::Quota { steps, schedule: Schedule::Even } => quota::quota(&ranked, steps, view),
             Selection::Quota { steps, schedule: Schedule::Dream } => quota::dream(&ranked, steps, view),
             Selection::Threshold { tau } => threshold::above(&ranked, tau),
+            Selection::Wide { tau } => {
+                wino::wide(&ranked, tau, view.rows.iter().filter(|r| masked(r)).count())
+            }
             Selection::Factor { f } => threshold::factor(&ranked, f),
             Selection::EntropyBound { gamma } => entropy_bound::bound(&ranked, gamma),
             Selection::Klass(s) => klass::stable(&ranked, s, view),
@@ -140,6 +149,11 @@ impl Policy for Parts {
                 actions.extend(edits);
                 Some(fired)
             }
+            Revision::Narrow { tau } => {
+                let (remasks, fired) = wino::narrow(view, tau, &chosen);
+                actions.extend(remasks);
+                Some(fired)
+            }
             Revision::Remask { tau_remask, max_remasks, .. } => {
                 let (remasks, fired) = edit::remasks(view, tau_remask, max_remasks);
                 actions.extend(remasks);
@@ -151,7 +165,7 @@ impl Policy for Parts {
     }
 
     fn revises(&self) -> bool {
-        self.post_budget() > 0 || self.cells().is_some()
+        self.post_budget() > 0 || self.cells().is_some() || self.leaves_out()
     }
 
     fn cells(&self) -> Option<u32> {
@@ -168,13 +182,17 @@ impl Policy for Parts {
         }
     }
 
+    fn leaves_out(&self) -> bool {
+        matches!(self.revision, Revision::Narrow { .. })
+    }
+
     fn compares(&self) -> bool {
         matches!(self.selection, Selection::Klass(_))
     }
 
     fn post_budget(&self) -> u32 {
         match self.revision {
-            Revision::None => 0,
+            Revision::None | Revision::Narrow { .. } => 0,
             Revision::Edit { max_post, .. } | Revision::Remask { max_post, .. } => max_post,
         }
     }

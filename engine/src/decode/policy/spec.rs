@@ -112,6 +112,13 @@ pub enum Method {
         #[serde(default = "top_prob")]
         score: Score,
     },
+    /// threshold with a bound, and written tokens that the rest of the text does not bear out are masked again
+    Wino {
+        #[serde(default = "tau_wide")]
+        tau_wide: f32,
+        #[serde(default = "tau")]
+        tau_narrow: f32,
+    },
     /// ancestral with a chance to mask again
     Remdm {
         #[serde(default)]
@@ -184,6 +191,9 @@ fn epsilon() -> f32 {
 }
 fn tau_remask() -> f32 {
     0.5
+}
+fn tau_wide() -> f32 {
+    0.6
 }
 fn remdm_steps() -> u32 {
     64
@@ -351,6 +361,7 @@ impl Method {
             Method::Klass { .. } => "klass",
             Method::Edit { .. } => "edit",
             Method::Remask { .. } => "remask",
+            Method::Wino { .. } => "wino",
             Method::Remdm { .. } => "remdm",
             Method::DraftRefine { .. } => "draft_refine",
             Method::BestOf { .. } => "best_of",
@@ -410,6 +421,10 @@ impl Method {
                 probability("tau_mask", tau_mask)?;
                 probability("tau_remask", tau_remask)?;
                 score(s)
+            }
+            Method::Wino { tau_wide, tau_narrow } => {
+                probability("tau_wide", tau_wide)?;
+                probability("tau_narrow", tau_narrow)
             }
             Method::Remdm { steps, eta, t_on, t_off, alpha_on, .. } => {
                 check("steps", steps as f64, (1..=1 << 16).contains(&steps), "from 1 to 65536")?;
@@ -474,6 +489,10 @@ impl Method {
             Method::Remask { tau_mask, tau_remask, max_post, max_remasks, score } => Parts {
                 revision: Revision::Remask { tau_remask, max_post, max_remasks },
                 ..plain(score, Selection::Threshold { tau: tau_mask })
+            },
+            Method::Wino { tau_wide, tau_narrow } => Parts {
+                revision: Revision::Narrow { tau: tau_narrow },
+                ..plain(Score::TopProb, Selection::Wide { tau: tau_wide })
             },
             Method::Remdm { variant, steps, eta, t_on, t_off, alpha_on } => {
                 let [eta, t_on, t_off, alpha_on] = [eta, t_on, t_off, alpha_on].map(f64::from);

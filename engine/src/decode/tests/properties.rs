@@ -29,6 +29,7 @@ fn any_policy() -> impl Strategy<Value = PolicySpec> {
                 "score": score
             })
         ),
+        (p.clone(), p.clone()).prop_map(|(t, n)| json!({"kind": "wino", "tau_wide": t, "tau_narrow": n})),
         (p.clone(), 0.0f32..2.0, 1u32..4, 0u32..6, score).prop_map(|(t, e, n, s, score)| json!({
             "kind": "klass", "tau": t, "epsilon": e, "history": n, "steps_per_block": s, "score": score
         })),
@@ -95,8 +96,9 @@ prop_compose! {
         c.temperature = if greedy { 0.0 } else { 0.8 };
         (c.seed, c.sequence, c.top_k) = (seed, sequence, 2);
         if c.attention == Attention::Bidirectional && c.policy.candidate.guidance == 0.0 && caching > 0 {
+            let wino = matches!(c.policy.method, Method::Wino { .. });
             c.policy.caching = Caching {
-                cache: if caching % 2 == 0 { CacheMode::Prefix } else { CacheMode::Dual },
+                cache: if caching % 2 == 0 || wino { CacheMode::Prefix } else { CacheMode::Dual },
                 cache_block: 1 + block_size,
                 cache_refresh: caching / 3,
                 cache_check: caching > 5,
@@ -134,6 +136,11 @@ proptest! {
         };
         let l = d.ledger();
         match c.policy.method {
+            Method::Wino { .. } => {
+                prop_assert!(l.denoise <= open + 30 * d.state().blocks());
+                let beside = net.log.iter().filter_map(|r| r.want.shadow.as_ref());
+                prop_assert_eq!(l.shadow, beside.map(|s| s.positions.len() as u64).sum::<u64>());
+            }
             Method::Remdm { steps, .. } => prop_assert!(l.denoise <= (steps + 1) * d.state().blocks()),
             _ => {
                 prop_assert!(l.denoise <= open * writes + post * d.state().blocks());
@@ -146,7 +153,8 @@ proptest! {
         prop_assert_eq!(l.forwards, net.log.len() as u32);
         prop_assert_eq!(l.forwards, l.prefill + l.denoise + l.store + l.refresh + l.guide + l.check);
         prop_assert_eq!(l.guide, if c.policy.candidate.guidance == 0.0 { 0 } else { l.denoise });
-        prop_assert_eq!(l.positions, net.log.iter().map(|r| r.query_positions.len() as u64).sum::<u64>());
+        let computed: u64 = net.log.iter().map(|r| r.query_positions.len() as u64).sum();
+        prop_assert_eq!(l.positions, computed + l.shadow);
         let fills = d.steps().iter().flat_map(|s| &s.actions).filter(|a| a.kind == ActionKind::Fill).count();
         prop_assert_eq!(l.commits + fills as u32, open + l.remasks);
         prop_assert!(c.early_stop || fills == 0);

@@ -86,7 +86,8 @@ fn noise_changes_only_close_decisions() {
             policy(json!({"kind": "top_prob", "steps_per_block": 3})),
             policy(json!({"kind": "factor", "f": 2.0})),
             policy(json!({"kind": "ancestral", "form": "time_grid", "steps": 6})),
-        ][seed as usize % 6];
+            policy(json!({"kind": "wino", "tau_wide": 0.3, "tau_narrow": 0.3})),
+        ][seed as usize % 7];
         c.prompt[0] = (seed % 11) as u32;
         // coarse logits make close calls frequent
         let noisy = |noise: f32| {
@@ -95,7 +96,7 @@ fn noise_changes_only_close_decisions() {
             drive(&mut d, |r| {
                 net.forward(r);
                 answer(r, |pos| {
-                    let mut z = net.logits_of(net.hidden(r, pos));
+                    let mut z = net.logits_of(net.row(r, pos));
                     for (v, x) in z.iter_mut().enumerate() {
                         *x = (*x * 4.0).round() / 4.0;
                         *x += noise * ((pos as usize * 31 + v * 17) % 13) as f32 / 13.0;
