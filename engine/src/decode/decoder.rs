@@ -66,6 +66,11 @@ fn diverged(rows: &[Row], exact: &[RowHead]) -> Divergence {
     d
 }
 
+/// Positions between the first and the last query that are none, as ranges.
+fn gaps(queries: &[u32]) -> Vec<(u32, u32)> {
+    queries.windows(2).filter(|w| w[0] + 1 < w[1]).map(|w| (w[0] + 1, w[1])).collect()
+}
+
 /// KL history and distributions of the positions of a block.
 type Moved = (Vec<Vec<f32>>, Vec<Option<Vec<f32>>>);
 
@@ -96,6 +101,8 @@ pub struct Decoder {
     pub(super) unguided: Option<Vec<f32>>,
     /// block that an approximate cache was filled for, and the denoising forwards since
     pub(super) kept: Option<(u32, u32)>,
+    /// positions changed in each of the last `cache_delay` denoising forwards since it was filled, the newest first
+    pub(super) changed: Vec<Vec<u32>>,
     /// rows of the pending step without that cache
     pub(super) exact: Option<Vec<RowHead>>,
     pub(super) stop: Option<Stop>,
@@ -147,6 +154,7 @@ impl Decoder {
             pending: None,
             unguided: None,
             kept: None,
+            changed: Vec::new(),
             exact: None,
             stop: None,
             ledger: Ledger::default(),
@@ -222,6 +230,7 @@ impl Decoder {
             kind,
             queries: request.query_positions.len() as u32,
             shadow: request.want.shadow.as_ref().map_or(0, |s| s.positions.len() as u32),
+            gaps: gaps(&request.query_positions),
             cache: self.cache_event(&request),
             rows: Vec::new(),
             actions: Vec::new(),
@@ -495,7 +504,13 @@ impl Decoder {
         record.actions = plan.actions;
         record.rule = Some(plan.rule);
         self.settle();
-        self.stop_early(request.step, block, &mut record.actions)
+        self.stop_early(request.step, block, &mut record.actions)?;
+        if matches!(request.cache, CacheOp::Keep { .. }) {
+            self.changed.clear();
+        }
+        self.changed.insert(0, record.actions.iter().map(|a| a.pos).collect());
+        self.changed.truncate(self.config.policy.caching.cache_delay as usize);
+        Ok(())
     }
 
     /// How far each position of the block has moved in this and earlier forwards, and where it is now; nothing for

@@ -164,11 +164,24 @@ impl Decoder {
         let in_block = || range.clone().filter(open).collect();
         match caching.cache {
             mode if fresh => {
-                let keep = if mode == CacheMode::Dual { all.end } else { start };
+                let keep = if mode.holds_the_block() { all.end } else { start };
                 (StepKind::Denoise, all.clone().collect(), CacheOp::Keep { keep }, all.filter(open).collect())
             }
             _ if caching.cache_check && self.exact.is_none() => {
                 (StepKind::Check, all.collect(), CacheOp::Bypass, in_block())
+            }
+            CacheMode::Delayed => {
+                let rows: Vec<u32> = all.filter(open).collect();
+                let before = rows.iter().map(|p| p - shift);
+                let mut asked: Vec<u32> = rows
+                    .iter()
+                    .copied()
+                    .chain(before)
+                    .chain(self.changed.iter().flatten().copied())
+                    .collect();
+                asked.sort_unstable();
+                asked.dedup();
+                (StepKind::Denoise, asked, CacheOp::Replace, rows)
             }
             CacheMode::Dual => {
                 (StepKind::Denoise, (start..range.end).collect(), CacheOp::Replace, in_block())

@@ -127,6 +127,7 @@ impl Decoder {
             kind: StepKind::User,
             queries: 0,
             shadow: 0,
+            gaps: Vec::new(),
             cache: CacheEvent::default(),
             rows: Vec::new(),
             actions,

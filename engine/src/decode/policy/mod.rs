@@ -13,6 +13,7 @@ mod common;
 mod dial;
 mod edit;
 mod entropy_bound;
+mod hierarchical;
 mod klass;
 mod left_to_right;
 mod parameters;
@@ -162,6 +163,8 @@ pub enum Fired {
     Threshold { tau: f32, above: u32 },
     /// rows above tau (0: the best one is written), of which at most so many are written
     Wide { tau: f32, above: u32, most: u32 },
+    /// rows above tau, and runs of masks whose best row is above `low` (both 0: the best one is written)
+    Hierarchical { tau: f32, low: f32, above: u32, runs: u32 },
     /// rows written, and the value (k + 1)(1 - c_k) of the last of them
     Factor { f: f32, n: u32 },
     /// rows written, and their summed entropy without the largest, nats

@@ -7,7 +7,7 @@ use super::dial::{Parameter, PolicyInfo, choice, flag, number, optional, score};
 
 const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, by low entropy, or by probability weighed with how much is known around";
 
-static POLICIES: [PolicyInfo; 14] = [
+static POLICIES: [PolicyInfo; 15] = [
     PolicyInfo {
         kind: "ancestral",
         title: "Ancestral",
@@ -85,6 +85,32 @@ static POLICIES: [PolicyInfo; 14] = [
                 (0.0, 1.0),
                 0.01,
                 "a token is written if its probability is above this; 1 = one token a forward",
+            ),
+            score("\"top_prob\"", ORDER),
+        ],
+    },
+    PolicyInfo {
+        kind: "hierarchical",
+        title: "Threshold, spread out",
+        meaning: "write what the model is sure of, and the surest token of every gap: tokens far apart depend less on each other",
+        paper: "hierarchical decoding of dInfer, arXiv 2510.08666",
+        rule: "{ i : p_i(y_i) > τ } and of each run of masks the best i if p_i(y_i) > τ_low, else the best i",
+        parameters: &[
+            number(
+                "tau",
+                "probability",
+                "0.9",
+                (0.0, 1.0),
+                0.01,
+                "a token is written if its probability is above this",
+            ),
+            number(
+                "tau_low",
+                "probability",
+                "0.4",
+                (0.0, 1.0),
+                0.01,
+                "the surest token of a run of masks is written if its probability is above this",
             ),
             score("\"top_prob\"", ORDER),
         ],
@@ -482,6 +508,7 @@ mod tests {
             (json!({"kind": "threshold", "tau": 1.5}), "tau"),
             (json!({"kind": "ancestral", "tokens_per_forward": 0}), "tokens_per_forward"),
             (json!({"kind": "ancestral", "steps": 0}), "steps"),
+            (json!({"kind": "hierarchical", "tau_low": 1.5}), "tau_low"),
             (json!({"kind": "factor", "f": -1.0}), "f"),
             (json!({"kind": "edit", "tau_mask": -0.1}), "tau_mask"),
             (json!({"kind": "klass", "history": 0}), "history"),
@@ -499,6 +526,7 @@ mod tests {
             (json!({"kind": "top_prob", "alg_temp": -1.0}), "alg_temp"),
             (json!({"kind": "factor", "top_k": 0}), "top_k"),
             (json!({"kind": "factor", "cache_block": 0}), "cache_block"),
+            (json!({"kind": "factor", "cache_delay": 65}), "cache_delay"),
             (json!({"kind": "factor", "top_p": 0.0}), "top_p"),
             (json!({"kind": "factor", "repetition": -1.0}), "repetition"),
             (json!({"kind": "factor", "repetition_window": 0}), "repetition_window"),

@@ -5,7 +5,7 @@ use hilda_kernels::rng::{Rng, Stream};
 
 use super::{
     Action, ActionKind, Eos, Fired, Moment, Plan, Policy, Remdm, Row, Rule, Schedule, Score, Stable, View,
-    ancestral, edit, entropy_bound, klass, quota, threshold, wino,
+    ancestral, edit, entropy_bound, hierarchical, klass, quota, threshold, wino,
 };
 use crate::decode::state::CERTAIN;
 
@@ -20,6 +20,8 @@ pub enum Selection {
     Quota { steps: u32, schedule: Schedule },
     /// see [`threshold::above`]
     Threshold { tau: f32 },
+    /// see [`hierarchical::spread`]
+    Hierarchical { tau: f32, low: f32 },
     /// see [`wino::wide`]
     Wide { tau: f32 },
     /// see [`threshold::factor`]
@@ -74,6 +76,10 @@ pub(super) struct Ranked<'a> {
 impl Ranked<'_> {
     pub fn len(&self) -> usize {
         self.rows.len()
+    }
+    /// By how much rank `i` beats rank `j`.
+    pub fn between(&self, i: usize, j: usize) -> f32 {
+        if self.exact { CERTAIN } else { (self.rows[i].1 - self.rows[j].1) as f32 }
     }
     /// By how much rank `i` beats the best of those not taken, if `n` are taken.
     pub fn gap(&self, i: usize, n: usize) -> f32 {
@@ -132,6 +138,7 @@ impl Policy for Parts {
             Selection::Wide { tau } => {
                 wino::wide(&ranked, tau, view.rows.iter().filter(|r| masked(r)).count())
             }
+            Selection::Hierarchical { tau, low } => hierarchical::spread(&ranked, tau, low),
             Selection::Factor { f } => threshold::factor(&ranked, f),
             Selection::EntropyBound { gamma } => entropy_bound::bound(&ranked, gamma),
             Selection::Klass(s) => klass::stable(&ranked, s, view),

@@ -58,6 +58,15 @@ pub enum Method {
         #[serde(default = "top_prob")]
         score: Score,
     },
+    /// every row above tau, and the best of each run of masks above `tau_low`
+    Hierarchical {
+        #[serde(default = "tau")]
+        tau: f32,
+        #[serde(default = "tau_low")]
+        tau_low: f32,
+        #[serde(default = "top_prob")]
+        score: Score,
+    },
     /// as many rows as their confidences guarantee
     Factor {
         #[serde(default = "unit")]
@@ -191,6 +200,9 @@ fn epsilon() -> f32 {
 }
 fn tau_remask() -> f32 {
     0.5
+}
+fn tau_low() -> f32 {
+    0.4
 }
 fn tau_wide() -> f32 {
     0.6
@@ -356,6 +368,7 @@ impl Method {
             Method::Ancestral { .. } => "ancestral",
             Method::TopProb { .. } => "top_prob",
             Method::Threshold { .. } => "threshold",
+            Method::Hierarchical { .. } => "hierarchical",
             Method::Factor { .. } => "factor",
             Method::EntropyBound { .. } => "entropy_bound",
             Method::Klass { .. } => "klass",
@@ -395,6 +408,11 @@ impl Method {
             }
             Method::Threshold { tau, score: s } => {
                 probability("tau", tau)?;
+                score(s)
+            }
+            Method::Hierarchical { tau, tau_low, score: s } => {
+                probability("tau", tau)?;
+                probability("tau_low", tau_low)?;
                 score(s)
             }
             Method::Factor { f } => {
@@ -473,6 +491,9 @@ impl Method {
                 Parts { alg_temp, ..plain(score, Selection::Quota { steps, schedule }) }
             }
             Method::Threshold { tau, score } => plain(score, Selection::Threshold { tau }),
+            Method::Hierarchical { tau, tau_low: low, score } => {
+                plain(score, Selection::Hierarchical { tau, low })
+            }
             Method::Factor { f } => plain(Score::TopProb, Selection::Factor { f }),
             Method::EntropyBound { gamma, score } => plain(score, Selection::EntropyBound { gamma }),
             Method::Klass { tau, epsilon, history, steps_per_block: steps, score } => {

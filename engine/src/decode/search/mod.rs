@@ -163,6 +163,7 @@ impl Decoder {
             kind: StepKind::Search,
             queries: request.query_positions.len() as u32,
             shadow: 0,
+            gaps: Vec::new(),
             cache,
             rows: Vec::new(),
             actions: Vec::new(),

@@ -21,6 +21,7 @@ fn four_ways_to_write_one_token_at_a_time() {
             policy(json!({"kind": "top_prob", "steps_per_block": 99, "score": score})),
             policy(json!({"kind": "threshold", "tau": 1.0, "score": score})),
             policy(json!({"kind": "entropy_bound", "gamma": -0.01, "score": score})),
+            policy(json!({"kind": "hierarchical", "tau": 1.0, "tau_low": 1.0, "score": score})),
             policy(json!({"kind": "edit", "tau_mask": 1.0, "tau_edit": null, "score": score})),
         ];
         if score == "top_prob" {
@@ -70,6 +71,41 @@ fn threshold_zero_takes_one_step_per_block() {
             assert_eq!((row.pos, row.candidate), (a.pos, a.new));
         }
     }
+}
+
+/// Hierarchical with low >= tau is threshold; with tau = 1 and low = 0 each forward writes the best of every run of masks.
+#[test]
+fn hierarchical_between_threshold_and_one_a_run() {
+    for score in ["top_prob", "entropy"] {
+        let mut c = config(8);
+        for (tau, low) in [(0.3, 0.3), (0.3, 0.8), (0.0, 0.0), (1.0, 1.0)] {
+            c.policy = policy(json!({"kind": "threshold", "tau": tau, "score": score}));
+            let want = actions(&run(&c, 2.0).0);
+            c.policy = policy(json!({"kind": "hierarchical", "tau": tau, "tau_low": low, "score": score}));
+            let mut got = actions(&run(&c, 2.0).0);
+            got.iter_mut().flatten().zip(want.iter().flatten()).for_each(|(a, b)| a.margin = b.margin);
+            assert_eq!(got, want, "{score} {tau} {low}");
+        }
+    }
+    let mut c = config(0);
+    c.policy = policy(json!({"kind": "hierarchical", "tau": 1.0, "tau_low": 0.0}));
+    let (d, _) = run(&c, 2.0);
+    for step in d.steps() {
+        let masked: Vec<u32> = step.rows.iter().filter(|r| r.masked).map(|r| r.pos).collect();
+        let runs: Vec<&[u32]> = masked.chunk_by(|a, b| a + 1 == *b).collect();
+        let best = |run: &&[u32]| {
+            let rows = step.rows.iter().filter(|r| run.contains(&r.pos));
+            rows.fold(None, |m: Option<&trajectory::RowRecord>, r| m.filter(|m| m.p >= r.p).or(Some(r)))
+                .unwrap()
+                .pos
+        };
+        assert_eq!(
+            step.actions.iter().map(|a| a.pos).collect::<Vec<_>>(),
+            runs.iter().map(best).collect::<Vec<_>>()
+        );
+    }
+    // three gaps of 5, 4 and 6: halved until nothing is left
+    assert!(d.ledger().denoise <= 6, "{}", d.ledger().denoise);
 }
 
 /// k_s = floor(m0 / S) + [s < m0 mod S], and S steps in all.

@@ -265,10 +265,12 @@ fn caches() {
         assert_eq!(written(&cached), written(&plain));
         assert!(cached.trajectory().footer.divergence.unwrap().largest_dp < 1e-6);
         assert!(plain.ledger().remasks > 0);
-        c.policy.caching.cache = policy::CacheMode::Dual;
-        let error = Decoder::new(c).unwrap_err();
-        assert!(matches!(error, DecodeError::Unserved { policy: "wino", .. }));
-        assert!(error.to_string().contains("the block's own keys"), "{error}");
+        for cache in [policy::CacheMode::Dual, policy::CacheMode::Delayed] {
+            c.policy.caching.cache = cache;
+            let error = Decoder::new(c.clone()).unwrap_err();
+            assert!(matches!(error, DecodeError::Unserved { policy: "wino", .. }));
+            assert!(error.to_string().contains("the block's own keys"), "{error}");
+        }
     }
 }
 
