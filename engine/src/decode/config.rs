@@ -3,6 +3,8 @@
 use hilda_kernels::{Base, MaskRule, head::MAX_TOP_K};
 use serde::{Deserialize, Serialize};
 
+use crate::data::Frequencies;
+
 use super::{
     DecodeError,
     policy::{Eos, Method, PolicySpec},
@@ -87,6 +89,9 @@ pub struct DecodeConfig {
     /// causal models, whose length is their limit)
     #[serde(default)]
     pub max_steps: Option<u32>,
+    /// of the corpus, for the score `pc`; the model's, as its weights are, so no record carries them
+    #[serde(skip)]
+    pub frequencies: Option<Frequencies>,
     /// keep the statistics rows in the trajectory
     #[serde(default = "yes")]
     pub rows: bool,
@@ -126,6 +131,7 @@ impl DecodeConfig {
             top_k: 0,
             early_stop: false,
             max_steps: None,
+            frequencies: None,
             rows: true,
         }
     }

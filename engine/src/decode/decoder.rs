@@ -11,7 +11,7 @@ use super::{
     Action, ActionKind, Attention, CacheOp, DecodeConfig, DecodeError, ForwardRequest, RowStats, State,
     Status, Trajectory,
     forward::Pending,
-    policy::{Confidence, Fired, Moment, Policy, Row, View},
+    policy::{Confidence, Fired, Moment, Policy, Row, Score, View},
     refine::Refine,
     rows,
     rules::{best, cap, check_plan},
@@ -135,6 +135,9 @@ impl Decoder {
 
     pub(super) fn assemble(config: DecodeConfig, policy: Arc<dyn Policy>) -> Result<Decoder, DecodeError> {
         config.validate()?;
+        if config.policy.build()?.score == Score::Pc && config.frequencies.is_none() {
+            return Err(DecodeError::NoFrequencies);
+        }
         let state = State::new(&config);
         let blocks = vec![BlockRun::default(); state.blocks() as usize];
         let mut decoder = Decoder {
@@ -458,6 +461,8 @@ impl Decoder {
             sequence: self.config.sequence,
             statuses: self.state.statuses(),
             eos: self.config.eos_id,
+            start: self.config.prompt.len() as u32,
+            frequencies: self.config.frequencies.as_ref(),
             rows: &rows,
         };
         let open = |r: &&Row| r.active && r.masked();

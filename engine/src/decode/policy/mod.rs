@@ -41,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 use super::{Action, ActionKind, Status, state::CERTAIN};
+use crate::data::Frequencies;
 
 /// One position whose distribution was computed.
 #[derive(Clone, Debug)]
@@ -123,6 +124,10 @@ pub struct View<'a> {
     pub statuses: &'a [Status],
     /// end-of-text
     pub eos: Option<u32>,
+    /// first position behind the prompt
+    pub start: u32,
+    /// of the corpus; there whenever the policy's score is `pc`
+    pub frequencies: Option<&'a Frequencies>,
     /// ascending by position
     pub rows: &'a [Row<'a>],
 }

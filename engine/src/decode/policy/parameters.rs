@@ -5,7 +5,7 @@ use super::PolicySpec;
 use super::common::COMMON;
 use super::dial::{Parameter, PolicyInfo, choice, flag, number, optional, score};
 
-const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, by low entropy, or by probability weighed with how much is known around";
+const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, by low entropy, by probability weighed with how much is known around, or early and rare words first (pc, which needs the corpus' word counts beside the model)";
 
 static POLICIES: [PolicyInfo; 15] = [
     PolicyInfo {

@@ -18,7 +18,7 @@ pub enum PolicyError {
     #[error("{policy}: {parameter} is {value}, it must be {needed}")]
     OutOfRange { policy: &'static str, parameter: &'static str, value: f64, needed: &'static str },
     #[error(
-        "{policy}: score {score} cannot be used here, choose one of random, top_prob, margin, entropy, certainty_prior"
+        "{policy}: score {score} cannot be used here, choose one of random, top_prob, margin, entropy, certainty_prior, pc"
     )]
     Score { policy: &'static str, score: &'static str },
 }

@@ -108,6 +108,38 @@ fn hierarchical_between_threshold_and_one_a_run() {
     assert!(d.ledger().denoise <= 6, "{}", d.ledger().denoise);
 }
 
+/// PC-Sampler's order, recomputed from the record: each step writes the row of the largest score; frequent tokens and late
+/// positions wait. A model without frequencies is refused in plain words, and a record is read without them.
+#[test]
+fn pc_writes_early_and_rare_tokens_first() {
+    let mut c = config(0);
+    c.policy = policy(json!({"kind": "top_prob", "steps_per_block": 0, "score": "pc"}));
+    let refused = Decoder::new(c.clone()).unwrap_err();
+    assert_eq!(refused, DecodeError::NoFrequencies);
+    assert!(refused.to_string().contains("frequencies.json"), "{refused}");
+    let counts = [1u64, 40, 2, 8, 0, 300, 5, 90, 3, 1, 700, 0];
+    c.frequencies = Some(crate::data::Frequencies::of(&counts).unwrap());
+    let (d, _) = run(&c, 2.0);
+    let total: u64 = counts.iter().sum();
+    for step in d.steps() {
+        let score = |r: &trajectory::RowRecord| {
+            let f = counts[r.candidate as usize].max(1) as f64 / total as f64;
+            (-0.25 * (r.pos - 2) as f64).exp() * (-(r.p as f64) * f.ln()).min(10.0)
+        };
+        let best = step.rows.iter().map(score).fold(f64::NEG_INFINITY, f64::max);
+        let written = step.rows.iter().find(|r| r.pos == step.actions[0].pos).unwrap();
+        assert!(best - score(written) < 1e-4, "{best} {}", score(written));
+    }
+    let (mut even, plain) = (c.clone(), policy(json!({"kind": "top_prob", "steps_per_block": 0})));
+    even.policy = plain;
+    assert_ne!(actions(&run(&even, 2.0).0), actions(&d));
+    let t = d.trajectory();
+    let back: Trajectory = serde_json::from_str(&serde_json::to_string(&t).unwrap()).unwrap();
+    assert!(back.header.config.frequencies.is_none());
+    assert_eq!(back.replay().unwrap().pop().unwrap(), *d.state());
+    assert_eq!(crate::decode::verify(&t, &back, 0.0).unwrap().divergence, None);
+}
+
 /// k_s = floor(m0 / S) + [s < m0 mod S], and S steps in all.
 #[test]
 fn quota_divides_the_masks() {

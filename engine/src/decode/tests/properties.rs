@@ -94,6 +94,7 @@ prop_compose! {
             _ => (Attention::Bidirectional, shift),
         };
         c.policy = policy;
+        c.frequencies = Some(crate::data::Frequencies::of(&[9, 4, 0, 7, 1, 30, 2, 2, 5, 1, 1, 0]).unwrap());
         c.eos_id = Some(3);
         c.early_stop = early_stop;
         c.temperature = if greedy { 0.0 } else { 0.8 };
