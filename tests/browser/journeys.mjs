@@ -173,6 +173,7 @@ describe('watch', () => {
 
   test('CPU, WASM and WebGPU write the same, as long as decisions are clear', LIMIT, async (t) => {
     const prompts = ['Once upon a time', 'Tom had a red ball.', 'One day, Lily and her mom went to the'];
+    const shadowed = 'The little dog ran';
     // Links round margins to three decimals.
     const tolerance = 0.001;
     const traces = async (browser, device) => {
@@ -184,13 +185,21 @@ describe('watch', () => {
         await playground.write(page, prompt);
         found.push(playground.record(await playground.share(page)));
       }
+      // With a shadow of the block behind the text.
+      await page.getByRole('button', { name: 'Custom', exact: true }).first().click();
+      await page.locator('select:has(option[value="wino"])').first().selectOption('wino');
+      await playground.write(page, shadowed);
+      const wino = playground.record(await playground.share(page));
+      assert.equal(wino.header.config.policy.kind, 'wino');
+      assert.ok(wino.footer.ledger.shadow > 0, 'rows of the shadow are counted');
+      found.push(wino);
       t.diagnostic(`${await playground.device(page)}: ${await playground.counters(page)}`);
       assert.deepEqual(page.trouble, []);
       await page.context().close();
       return found;
     };
     const wasm = await traces(browser, 'wasm');
-    const native = wasm.map(({ header: { config } }, index) => sample(prompts[index], config));
+    const native = wasm.map(({ header: { config } }, index) => sample(prompts[index] ?? shadowed, config));
     wasm.forEach((trace, index) => {
       const { steps, margin } = playground.compare(trace, native[index], tolerance);
       t.diagnostic(`CPU and WASM: ${steps} of ${trace.steps.length} steps equal, margin of the difference ${margin}`);

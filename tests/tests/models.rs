@@ -144,6 +144,30 @@ fn an_autoregressive_model_becomes_a_diffusion_model_and_goes_out_again() {
         ended.json()["text"].as_str().unwrap().to_string()
     };
     assert_eq!(text("block.gguf"), text("block"));
+    // a score that needs word counts says so until they are there; what the decoding lab adds runs from outside
+    let sample = |policy: &str, more: &[&str]| {
+        let args = ["sample", "--model", "block", "--length", "24", "--json", "--policy", policy];
+        run(&[&args[..], more].concat())
+    };
+    let pc = r#"{"kind": "top_prob", "score": "pc"}"#;
+    sample(pc, &[]).refused(2, &["frequencies.json", "hilda models frequencies"]);
+    done(&run(&["models", "frequencies", "block", "--data", "train.txt"]));
+    run(&["models", "frequencies", "block.gguf", "--data", "train.txt"]).refused(2, &["block.gguf"]);
+    run(&["models", "frequencies", "block", "--data", "none.txt"]).refused(2, &["none.txt"]);
+    done(&sample(pc, &[]));
+    done(&sample("hierarchical", &[]));
+    let cost = |ended: &Ended| {
+        done(ended);
+        ended.json()["cost"].clone()
+    };
+    let wino = cost(&sample(r#"{"kind": "wino", "tau_wide": 0.05}"#, &[]));
+    assert!(wino["ledger"]["shadow"].as_u64().unwrap() > 0, "{wino}");
+    let delayed = r#"{"kind": "threshold", "cache": "delayed", "cache_check": true}"#;
+    let cached = cost(&sample(delayed, &["--whole"]));
+    assert!(cached["divergence"]["rows"].as_u64().unwrap() > 0, "{cached}");
+    assert!(cached["cache_bytes"].as_u64().unwrap() > 0, "{cached}");
+    sample(r#"{"kind": "wino", "cache": "dual"}"#, &["--whole"])
+        .refused(2, &["wino", "the block's own keys"]);
     run(&["models", "export", "block", "--to", "gguf", "--out", "block.gguf"]).refused(2, &["there already"]);
     run(&["models", "export", "block", "--to", "hf", "--out", "q", "--dtype", "q8_0"]).refused(2, &["q8_0"]);
     // a conversion is a run: it is there already, and it resumes

@@ -38,6 +38,7 @@ pub fn used(step: &StepRecord, pos: u32) -> Option<Use> {
     match step.kind {
         StepKind::User => None,
         _ if pos < computed.start => Some(Use::Cached),
+        _ if step.gaps.iter().any(|(a, b)| (*a..*b).contains(&pos)) => Some(Use::Cached),
         _ if pos < computed.end => Some(Use::Computed),
         _ if step.cache.behind.is_some_and(|(a, b)| (a..b).contains(&pos)) => Some(Use::Cached),
         _ => Some(Use::Unread),
@@ -67,13 +68,20 @@ pub fn summary(tape: &Tape, at: usize) -> String {
         0 => "nothing from the cache".to_string(),
         end => format!("{} from the cache", named(0, end)),
     }];
-    if !computed.is_empty() {
+    if !step.gaps.is_empty() {
+        let all = named(computed.start, computed.end);
+        parts.push(format!("{} of {all} computed and the others between them from the cache", step.queries));
+    } else if !computed.is_empty() {
         parts.push(format!("{} computed", named(computed.start, computed.end)));
     }
     if let Some((from, to)) = step.cache.behind {
         parts.push(format!("{} behind from the cache", named(from, to)));
     } else if computed.end < length {
         parts.push(format!("{} not looked at", named(computed.end, length)));
+    }
+    if step.shadow > 0 {
+        let rows = if step.shadow == 1 { "row" } else { "rows" };
+        parts.push(format!("{} {rows} of masks beside them", step.shadow));
     }
     if let Some(age) = step.cache.age {
         parts.push(format!("the cache is {age} forward{} old", if age == 1 { "" } else { "s" }));
@@ -150,6 +158,34 @@ mod tests {
                 "Step 3: 12 tokens of blocks 1 to 3 from the cache, 3 tokens of block 4 computed.",
                 "Step 4: your change; no forward.",
             ]
+        );
+    }
+
+    #[test]
+    fn gaps_came_from_the_cache() {
+        let config = DecodeConfig::new(vec![2; 2], 12, 12, 11);
+        let mut tape = Tape::new(&config);
+        let cache = hilda_engine::decode::trajectory::CacheEvent {
+            reused: 2,
+            behind: Some((9, 12)),
+            age: Some(1),
+            ..Default::default()
+        };
+        tape.push(StepRecord {
+            queries: 4,
+            gaps: vec![(3, 5), (7, 8)],
+            cache,
+            shadow: 8,
+            ..Default::default()
+        });
+        let uses: Vec<Use> = (0..12).filter_map(|p| used(&tape.steps[0], p)).collect();
+        use Use::{Cached as R, Computed as C};
+        assert_eq!(uses, [R, R, C, R, R, C, C, R, C, R, R, R]);
+        assert_eq!(
+            summary(&tape, 1),
+            "Step 1: 2 tokens of block 1 from the cache, 4 of 7 tokens of block 1 computed and the others between them \
+             from the cache, 3 tokens of block 1 behind from the cache, 8 rows of masks beside them, the cache is 1 \
+             forward old."
         );
     }
 

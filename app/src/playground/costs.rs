@@ -46,7 +46,7 @@ impl Costs {
             StepKind::User => return,
         };
         share.forwards += 1;
-        share.positions = share.positions.saturating_add(step.queries);
+        share.positions = share.positions.saturating_add(step.queries).saturating_add(step.shadow);
         let count = |kind| step.actions.iter().filter(|a| a.kind == kind).count() as u32;
         self.edits += count(ActionKind::Edit);
         self.remasks += count(ActionKind::Remask);
@@ -152,7 +152,7 @@ mod tests {
             actions: vec![],
             rule: None,
             forced,
-            divergence: None,
+            ..Default::default()
         };
         let mut costs = Costs::default();
         for (kind, queries, forced) in [

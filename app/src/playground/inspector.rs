@@ -149,6 +149,10 @@ fn facts(cell: &Cell, pieces: &Pieces, row: Option<&RowRecord>) -> Vec<(String, 
     if let (true, Some(row)) = (cell.is_masked(), row) {
         facts.push(("entropy now".into(), format!("{:.2} nats", row.entropy)));
     }
+    if let Some(kl) = row.and_then(|r| r.kl) {
+        let when = if cell.is_masked() { "moved since the step before" } else { "had moved by" };
+        facts.push((when.into(), format!("{kl:.4} nats (KL)")));
+    }
     facts
 }
 

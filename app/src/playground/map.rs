@@ -236,6 +236,7 @@ mod tests {
             p_current: 0.0,
             score: None,
             top: vec![],
+            kl: None,
         };
         tape.push(StepRecord {
             step: 0,
@@ -255,7 +256,7 @@ mod tests {
             }],
             rule: None,
             forced: false,
-            divergence: None,
+            ..Default::default()
         });
         tape
     }

@@ -277,7 +277,7 @@ mod tests {
             actions,
             rule: None,
             forced: false,
-            divergence: None,
+            ..Default::default()
         }
     }
 

@@ -16,6 +16,7 @@ pub mod cache;
 pub mod corpus;
 pub mod document;
 pub mod error;
+pub mod frequencies;
 mod letters;
 #[cfg(feature = "train")]
 pub mod load;
@@ -34,6 +35,7 @@ mod words;
 pub use corpus::{AddOptions, Corpus, CorpusCard, Registry, Split};
 pub use document::Format;
 pub use error::DataError;
+pub use frequencies::{FREQUENCIES, Frequencies};
 #[cfg(feature = "train")]
 pub use load::{Loaded, load};
 pub use pack::{Packed, Row, pack, places};

@@ -14,7 +14,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::merges::{self, Encoder, Seen, Vocabulary};
-use super::{DataError, byte_level};
+use super::{DataError, Frequencies, byte_level};
 
 /// Names under which public tokenizers keep the three roles, ours first.
 const EOS: [&str; 6] = ["<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "</s>", "<eos>", "[EOS]"];
@@ -51,6 +51,8 @@ pub struct Tokenizer {
     specials: Specials,
     /// bytes of each id; specials hold their own name
     bytes: Vec<Vec<u8>>,
+    /// of its tokens in a corpus, where the model's folder has them
+    frequencies: Option<Frequencies>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -126,12 +128,20 @@ impl Tokenizer {
         all.dedup();
         let hash = hex::encode(Sha256::digest(json));
         let specials = Specials { eos, mask, pad, all };
-        let tokenizer = Tokenizer { rule, json: json.to_vec(), hash, specials, bytes };
+        let tokenizer = Tokenizer { rule, json: json.to_vec(), hash, specials, bytes, frequencies: None };
         for id in &tokenizer.specials.all {
             let name = String::from_utf8_lossy(&tokenizer.bytes[*id as usize]).into_owned();
             tokenizer.encode(&name)?;
         }
         Ok(tokenizer)
+    }
+
+    /// With the frequencies of its tokens in a corpus.
+    pub fn with_frequencies(self, frequencies: Frequencies) -> Self {
+        Tokenizer { frequencies: Some(frequencies), ..self }
+    }
+    pub fn frequencies(&self) -> Option<&Frequencies> {
+        self.frequencies.as_ref()
     }
 
     /// Reads a `tokenizer.json`.

@@ -3,6 +3,8 @@
 use hilda_kernels::{Base, MaskRule, head::MAX_TOP_K};
 use serde::{Deserialize, Serialize};
 
+use crate::data::Frequencies;
+
 use super::{
     DecodeError,
     policy::{Eos, Method, PolicySpec},
@@ -30,6 +32,16 @@ impl Attention {
             Attention::Causal => Base::Causal.into(),
             Attention::BlockCausal => Base::BlockCausal.into(),
             Attention::Bidirectional => Base::Bidirectional.into(),
+        }
+    }
+
+    /// The rule of a forward with a shadow, whose rows leave out the token `ahead` positions after their own; causal text
+    /// has none.
+    pub fn shadow(self, ahead: u32) -> Option<Base> {
+        match self {
+            Attention::Causal => None,
+            Attention::BlockCausal => Some(Base::Shadow { blocks: true, ahead }),
+            Attention::Bidirectional => Some(Base::Shadow { blocks: false, ahead }),
         }
     }
 }
@@ -77,6 +89,9 @@ pub struct DecodeConfig {
     /// causal models, whose length is their limit)
     #[serde(default)]
     pub max_steps: Option<u32>,
+    /// of the corpus, for the score `pc`; the model's, as its weights are, so no record carries them
+    #[serde(skip)]
+    pub frequencies: Option<Frequencies>,
     /// keep the statistics rows in the trajectory
     #[serde(default = "yes")]
     pub rows: bool,
@@ -92,7 +107,7 @@ impl DecodeConfig {
         !self.shift
             || match attention {
                 Attention::Causal => false,
-                Attention::BlockCausal => !pos.is_multiple_of(self.block_size.max(1)),
+                Attention::BlockCausal => !pos.is_multiple_of(self.block()),
                 Attention::Bidirectional => true,
             }
     }
@@ -116,6 +131,7 @@ impl DecodeConfig {
             top_k: 0,
             early_stop: false,
             max_steps: None,
+            frequencies: None,
             rows: true,
         }
     }
@@ -242,6 +258,12 @@ impl DecodeConfig {
                 return Err(DecodeError::Unserved {
                     policy: self.policy.kind(),
                     needed: "cache = exact: this model's finished blocks cannot change, its own cache is exact",
+                });
+            }
+            Method::Wino { .. } if self.policy.caching.cache.holds_the_block() => {
+                return Err(DecodeError::Unserved {
+                    policy: "wino",
+                    needed: "cache = exact or prefix: it asks for each token's probability without the token, and this cache holds the block's own keys and values",
                 });
             }
             Method::OrderTokenSearch { .. } | Method::BestOf { .. } | Method::DraftRefine { .. }

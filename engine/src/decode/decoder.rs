@@ -11,7 +11,7 @@ use super::{
     Action, ActionKind, Attention, CacheOp, DecodeConfig, DecodeError, ForwardRequest, RowStats, State,
     Status, Trajectory,
     forward::Pending,
-    policy::{Confidence, Fired, Moment, Policy, Row, View},
+    policy::{Confidence, Fired, Moment, Policy, Row, Score, View},
     refine::Refine,
     rows,
     rules::{best, cap, check_plan},
@@ -43,6 +43,8 @@ pub(super) struct BlockRun {
     pub post: u32,
     /// cell of the block's own grid of times
     pub cell: u32,
+    /// positions written in the denoising forward before
+    pub commits: Option<u32>,
     /// tokens each position held since the block was opened
     pub held: Vec<Vec<u32>>,
     /// distribution of each masked position in the forward before, and how far it moved in each since the second; for
@@ -62,6 +64,11 @@ fn diverged(rows: &[Row], exact: &[RowHead]) -> Divergence {
         d.sum_dp += dp;
     }
     d
+}
+
+/// Positions between the first and the last query that are none, as ranges.
+fn gaps(queries: &[u32]) -> Vec<(u32, u32)> {
+    queries.windows(2).filter(|w| w[0] + 1 < w[1]).map(|w| (w[0] + 1, w[1])).collect()
 }
 
 /// KL history and distributions of the positions of a block.
@@ -94,6 +101,8 @@ pub struct Decoder {
     pub(super) unguided: Option<Vec<f32>>,
     /// block that an approximate cache was filled for, and the denoising forwards since
     pub(super) kept: Option<(u32, u32)>,
+    /// positions changed in each of the last `cache_delay` denoising forwards since it was filled, the newest first
+    pub(super) changed: Vec<Vec<u32>>,
     /// rows of the pending step without that cache
     pub(super) exact: Option<Vec<RowHead>>,
     pub(super) stop: Option<Stop>,
@@ -126,6 +135,9 @@ impl Decoder {
 
     pub(super) fn assemble(config: DecodeConfig, policy: Arc<dyn Policy>) -> Result<Decoder, DecodeError> {
         config.validate()?;
+        if config.policy.build()?.score == Score::Pc && config.frequencies.is_none() {
+            return Err(DecodeError::NoFrequencies);
+        }
         let state = State::new(&config);
         let blocks = vec![BlockRun::default(); state.blocks() as usize];
         let mut decoder = Decoder {
@@ -145,6 +157,7 @@ impl Decoder {
             pending: None,
             unguided: None,
             kept: None,
+            changed: Vec::new(),
             exact: None,
             stop: None,
             ledger: Ledger::default(),
@@ -219,6 +232,8 @@ impl Decoder {
             block,
             kind,
             queries: request.query_positions.len() as u32,
+            shadow: request.want.shadow.as_ref().map_or(0, |s| s.positions.len() as u32),
+            gaps: gaps(&request.query_positions),
             cache: self.cache_event(&request),
             rows: Vec::new(),
             actions: Vec::new(),
@@ -440,11 +455,14 @@ impl Decoder {
             block_step: run.steps,
             masked_at_start: run.masked_at_start,
             cell: run.cell,
+            commits: run.commits,
             temperature: self.config.temperature,
             seed: self.config.seed,
             sequence: self.config.sequence,
             statuses: self.state.statuses(),
             eos: self.config.eos_id,
+            start: self.config.prompt.len() as u32,
+            frequencies: self.config.frequencies.as_ref(),
             rows: &rows,
         };
         let open = |r: &&Row| r.active && r.masked();
@@ -479,6 +497,7 @@ impl Decoder {
         for a in plan.actions.iter().filter(|a| a.kind != ActionKind::Remask) {
             run.held[(a.pos - range.start) as usize].push(a.new);
         }
+        run.commits = Some(plan.actions.iter().filter(|a| a.kind == ActionKind::Commit).count() as u32);
         run.steps += 1;
         run.cell += 1;
         if !was_open && timed.is_none() {
@@ -490,7 +509,13 @@ impl Decoder {
         record.actions = plan.actions;
         record.rule = Some(plan.rule);
         self.settle();
-        self.stop_early(request.step, block, &mut record.actions)
+        self.stop_early(request.step, block, &mut record.actions)?;
+        if matches!(request.cache, CacheOp::Keep { .. }) {
+            self.changed.clear();
+        }
+        self.changed.insert(0, record.actions.iter().map(|a| a.pos).collect());
+        self.changed.truncate(self.config.policy.caching.cache_delay as usize);
+        Ok(())
     }
 
     /// How far each position of the block has moved in this and earlier forwards, and where it is now; nothing for

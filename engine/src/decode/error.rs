@@ -39,6 +39,10 @@ pub enum DecodeError {
     NoEos,
     #[error("eos = {eos} needs eos_id: the model has no end of text")]
     EosControl { eos: &'static str },
+    #[error(
+        "score pc needs how often each token occurs in a corpus, and this model's folder has no frequencies.json; `hilda models frequencies MODEL --data TEXT` writes one"
+    )]
+    NoFrequencies,
     #[error("{policy} needs {needed}")]
     Unserved { policy: &'static str, needed: &'static str },
     #[error("a search is at work: change the text once it has ended")]

@@ -13,11 +13,14 @@
 //!
 //! - bidirectional with an approximate cache: see [`super::policy::Caching`].
 //!
+//! A policy that judges written tokens without themselves (WINO) gets a shadow of the block behind the queries; a forward in
+//! which nothing of the block is written goes without.
+//!
 //! With guidance every forward comes twice, first with the prompt masked, and computes everything from position 0:
 //! the two texts differ in their first positions, so they can share no cache.
 
 use super::{
-    Attention, CacheOp, Decoder, ForwardRequest, Status, Want,
+    Attention, CacheOp, Decoder, ForwardRequest, Shadow, Status, Want,
     policy::CacheMode,
     trajectory::{CacheEvent, StepKind},
 };
@@ -93,6 +96,8 @@ impl Decoder {
         } else {
             Vec::new()
         };
+        let shadow = if self.policy.leaves_out() { self.shadow(block, &rows) } else { None };
+        let rule = shadow.as_ref().and_then(|_| self.attention.shadow(first));
         let mut ids: Vec<u32> = queries.iter().map(|p| self.state.id(*p)).collect();
         let (kind, rows) = if guided && self.unguided.is_none() {
             let prompt = queries.iter().map(|p| self.state.status(*p) == Status::Prompt);
@@ -110,7 +115,7 @@ impl Decoder {
             step: self.step + u32::from(kind == StepKind::Check),
             ids,
             query_positions: queries,
-            rule: self.attention.rule(),
+            rule: rule.map_or(self.attention.rule(), Into::into),
             block_size: if self.attention == Attention::Bidirectional { 0 } else { self.config.block_size },
             cache,
             want: Want {
@@ -119,9 +124,26 @@ impl Decoder {
                 temperature: self.config.temperature,
                 seed: self.config.seed,
                 whole,
+                shadow,
             },
         };
         Pending { request, kind, block }
+    }
+
+    /// The block's shadow, from which the rows of its written positions are read; none where none of them is written, since
+    /// no other row sees it. With the logit shift its rows stand one position before what they predict, and a block-causal
+    /// block's first position, predicted from the block before, has none.
+    fn shadow(&self, block: u32, rows: &[u32]) -> Option<Shadow> {
+        let (range, ahead) = (self.state.block_range(block), u32::from(self.config.shift));
+        let shadowed = |p: &u32| *p >= ahead && self.config.informed(self.attention, *p);
+        let written = |p: &u32| matches!(self.state.status(*p), Status::Committed { .. });
+        let read = |p: &&u32| range.contains(p) && written(p) && shadowed(p);
+        let rows: Vec<u32> = rows.iter().filter(read).copied().collect();
+        (!rows.is_empty()).then(|| Shadow {
+            positions: range.clone().filter(shadowed).map(|p| p - ahead).collect(),
+            mask: self.config.mask_id,
+            rows,
+        })
     }
 
     /// A forward under an approximate cache ([`super::policy::Caching`]).
@@ -142,11 +164,24 @@ impl Decoder {
         let in_block = || range.clone().filter(open).collect();
         match caching.cache {
             mode if fresh => {
-                let keep = if mode == CacheMode::Dual { all.end } else { start };
+                let keep = if mode.holds_the_block() { all.end } else { start };
                 (StepKind::Denoise, all.clone().collect(), CacheOp::Keep { keep }, all.filter(open).collect())
             }
             _ if caching.cache_check && self.exact.is_none() => {
                 (StepKind::Check, all.collect(), CacheOp::Bypass, in_block())
+            }
+            CacheMode::Delayed => {
+                let rows: Vec<u32> = all.filter(open).collect();
+                let before = rows.iter().map(|p| p - shift);
+                let mut asked: Vec<u32> = rows
+                    .iter()
+                    .copied()
+                    .chain(before)
+                    .chain(self.changed.iter().flatten().copied())
+                    .collect();
+                asked.sort_unstable();
+                asked.dedup();
+                (StepKind::Denoise, asked, CacheOp::Replace, rows)
             }
             CacheMode::Dual => {
                 (StepKind::Denoise, (start..range.end).collect(), CacheOp::Replace, in_block())

@@ -68,8 +68,8 @@ pub enum CacheOp {
     Store,
     /// forget everything, compute, keep the keys and values of the first `keep` positions of the queries
     Keep { keep: u32 },
-    /// the queries lie without a gap inside what is cached: their keys and values replace those kept there, and they see
-    /// all of it
+    /// the queries lie inside what is cached, with or without gaps: their keys and values replace those kept there, and they
+    /// see all of it
     Replace,
     /// compute without the cache and leave it as it is
     Bypass,
@@ -100,6 +100,20 @@ pub struct Want {
     /// positions whose logits are needed as well, ascending
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub whole: Vec<u32>,
+    /// computed behind the queries, under [`Base::Shadow`](hilda_kernels::Base::Shadow)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Shadow>,
+}
+
+/// A copy of some positions made of masks, which nothing but itself sees and no cache keeps (WINO).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Shadow {
+    /// where its rows stand, ascending
+    pub positions: Vec<u32>,
+    /// id of the mask
+    pub mask: u32,
+    /// positions, ascending, whose distribution is read from the copy and not from the queries
+    pub rows: Vec<u32>,
 }
 
 /// The driver's answer: one entry per wanted row, in the same order.

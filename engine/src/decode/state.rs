@@ -86,7 +86,8 @@ pub struct Action {
     pub pos: u32,
     pub old: u32,
     pub new: u32,
-    /// probability of `new` at temperature 1 (1 for actions the model did not take)
+    /// probability of `new` at temperature 1 (1 for actions the model did not take); of a token that WINO masks again, whose
+    /// `new` is itself, given all but itself
     pub p: f32,
     /// ln of its probability under the law it was drawn from (0 when greedy)
     pub logq: f32,

@@ -3,7 +3,9 @@
 //! JSON. Rows and actions are arrays, probabilities in rows are rounded to five decimals (margins and the
 //! probabilities of actions are not); a row with eight alternatives takes about 150 bytes.
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
     Action, ActionKind, DecodeConfig, DecodeError, State, Status,
@@ -48,12 +50,13 @@ pub struct Provenance {
 }
 
 /// What a step was for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepKind {
     /// caches the prompt's complete blocks; not counted in tokens per forward
     Prefill,
     /// predicts rows
+    #[default]
     Denoise,
     /// caches finished blocks
     Store,
@@ -87,7 +90,7 @@ pub struct CacheEvent {
 }
 
 /// One forward, or one operation of the user.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// forwards before this one
     #[serde(rename = "s")]
@@ -100,6 +103,12 @@ pub struct StepRecord {
     /// positions computed
     #[serde(rename = "q")]
     pub queries: u32,
+    /// rows of a shadow computed beside them
+    #[serde(rename = "x", default, skip_serializing_if = "is_zero")]
+    pub shadow: u32,
+    /// ranges between the first and the last position computed that came from the cache
+    #[serde(rename = "g", default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<(u32, u32)>,
     #[serde(rename = "c")]
     pub cache: CacheEvent,
     #[serde(rename = "r", default, skip_serializing_if = "Vec::is_empty")]
@@ -116,10 +125,12 @@ pub struct StepRecord {
     pub divergence: Option<Divergence>,
 }
 impl StepRecord {
-    /// Positions whose hidden rows the forward computed, empty for the user's operations: they follow the cached prefix
-    /// without a gap. What lies before them was read from the cache, what lies behind was not looked at.
+    /// From the first to the last position whose hidden row the forward computed, empty for the user's operations. What lies
+    /// before them and in [`StepRecord::gaps`] was read from the cache, what lies behind was not looked at unless
+    /// [`CacheEvent::behind`] says so.
     pub fn computed(&self) -> std::ops::Range<u32> {
-        self.cache.reused..self.cache.reused.saturating_add(self.queries)
+        let gaps = self.gaps.iter().map(|(a, b)| b.saturating_sub(*a)).fold(0, u32::saturating_add);
+        self.cache.reused..self.cache.reused.saturating_add(self.queries).saturating_add(gaps)
     }
 }
 /// Rows computed with an approximate cache against the same rows without it.
@@ -146,11 +157,14 @@ impl Divergence {
 fn is_false(b: &bool) -> bool {
     !b
 }
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
 
 /// One computed row before the step's actions.
-/// JSON: `[pos, masked, current, candidate, p, p_max, p_2, H, p_current, score, [ids], [probabilities]]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(from = "RowTuple", into = "RowTuple")]
+/// JSON: `[pos, masked, current, candidate, p, p_max, p_2, H, p_current, score, [ids], [probabilities]]`, and `kl` behind
+/// them where it is known.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RowRecord {
     pub pos: u32,
     pub masked: bool,
@@ -162,50 +176,82 @@ pub struct RowRecord {
     pub p_second: f32,
     /// nats
     pub entropy: f32,
-    /// of the current token; 0 where masked
+    /// of the current token, with WINO given all but itself; 0 where masked
     pub p_current: f32,
     /// absent outside the masked rows of the active block
     pub score: Option<f32>,
     pub top: Vec<(u32, f32)>,
+    /// KL(now || in the forward before), nats; of policies that compare
+    pub kl: Option<f32>,
 }
-type RowTuple = (u32, u8, u32, u32, f32, f32, f32, f32, f32, Option<f32>, Vec<u32>, Vec<f32>);
-impl From<RowTuple> for RowRecord {
-    fn from(t: RowTuple) -> Self {
-        RowRecord {
-            pos: t.0,
-            masked: t.1 != 0,
-            current: t.2,
-            candidate: t.3,
-            p: t.4,
-            p_max: t.5,
-            p_second: t.6,
-            entropy: t.7,
-            p_current: t.8,
-            score: t.9,
-            top: t.10.into_iter().zip(t.11).collect(),
+
+impl Serialize for RowRecord {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let mut row = s.serialize_seq(Some(12 + usize::from(self.kl.is_some())))?;
+        row.serialize_element(&self.pos)?;
+        row.serialize_element(&u8::from(self.masked))?;
+        for id in [self.current, self.candidate] {
+            row.serialize_element(&id)?;
         }
+        for x in [self.p, self.p_max, self.p_second, self.entropy, self.p_current] {
+            row.serialize_element(&x)?;
+        }
+        row.serialize_element(&self.score)?;
+        row.serialize_element(&self.top.iter().map(|t| t.0).collect::<Vec<u32>>())?;
+        row.serialize_element(&self.top.iter().map(|t| t.1).collect::<Vec<f32>>())?;
+        if let Some(kl) = self.kl {
+            row.serialize_element(&kl)?;
+        }
+        row.end()
     }
 }
-impl From<RowRecord> for RowTuple {
-    fn from(r: RowRecord) -> Self {
-        let (ids, ps) = r.top.into_iter().unzip();
-        let masked = r.masked as u8;
-        (
-            r.pos,
-            masked,
-            r.current,
-            r.candidate,
-            r.p,
-            r.p_max,
-            r.p_second,
-            r.entropy,
-            r.p_current,
-            r.score,
-            ids,
-            ps,
-        )
+
+impl<'de> Deserialize<'de> for RowRecord {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Row;
+        impl<'de> Visitor<'de> for Row {
+            type Value = RowRecord;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("a row: 12 values, or 13 with KL")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut row: A) -> Result<RowRecord, A::Error> {
+                let mut at = 0;
+                macro_rules! next {
+                    ($t:ty) => {{
+                        at += 1;
+                        row.next_element::<$t>()?.ok_or_else(|| A::Error::invalid_length(at - 1, &self))?
+                    }};
+                }
+                let (pos, masked) = (next!(u32), next!(u8) != 0);
+                let (current, candidate) = (next!(u32), next!(u32));
+                let (p, p_max, p_second) = (next!(f32), next!(f32), next!(f32));
+                let (entropy, p_current, score) = (next!(f32), next!(f32), next!(Option<f32>));
+                let (ids, ps) = (next!(Vec<u32>), next!(Vec<f32>));
+                let top = ids.into_iter().zip(ps).collect();
+                let kl = row.next_element()?;
+                if row.next_element::<IgnoredAny>()?.is_some() {
+                    return Err(A::Error::invalid_length(14, &self));
+                }
+                Ok(RowRecord {
+                    pos,
+                    masked,
+                    current,
+                    candidate,
+                    p,
+                    p_max,
+                    p_second,
+                    entropy,
+                    p_current,
+                    score,
+                    top,
+                    kl,
+                })
+            }
+        }
+        d.deserialize_seq(Row)
     }
 }
+
 impl RowRecord {
     pub fn new(row: &Row, score: f64) -> RowRecord {
         let round = |p: f32| (p * 1e5).round() / 1e5;
@@ -221,6 +267,7 @@ impl RowRecord {
             p_current: if row.masked() { 0.0 } else { round(row.head.p_current()) },
             score: score.is_finite().then_some(round(score as f32)),
             top: row.head.top.iter().map(|(id, p)| (*id, round(*p))).collect(),
+            kl: row.kl.last().map(|kl| round(*kl)),
         }
     }
 }
@@ -253,8 +300,10 @@ pub struct Ledger {
     pub check: u32,
     /// most positions whose keys and values were kept at once
     pub cache_positions: u32,
-    /// positions computed, summed over forwards
+    /// positions computed, summed over forwards; shadow rows too
     pub positions: u64,
+    /// shadow rows among them
+    pub shadow: u64,
     /// rows that went through the language-model head (twice where their logits were needed too)
     pub rows: u64,
     pub commits: u32,
@@ -284,7 +333,8 @@ impl Ledger {
             StepKind::Check => self.check += 1,
             StepKind::User => {}
         }
-        self.positions += step.queries as u64;
+        self.positions += step.queries as u64 + step.shadow as u64;
+        self.shadow += step.shadow as u64;
         self.rows += rows as u64;
         self.commits += count(ActionKind::Commit);
         self.edits += count(ActionKind::Edit);

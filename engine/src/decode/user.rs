@@ -126,6 +126,8 @@ impl Decoder {
             block: actions.first().map_or(0, |a| self.state.block_of(a.pos)),
             kind: StepKind::User,
             queries: 0,
+            shadow: 0,
+            gaps: Vec::new(),
             cache: CacheEvent::default(),
             rows: Vec::new(),
             actions,

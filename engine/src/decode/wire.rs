@@ -1,5 +1,5 @@
 //! A forward asked of another machine. The request travels as JSON; its rule by the name of the attention, because
-//! decoding knows three of them. The answer is the statistics as the session left them, f32 little endian
+//! decoding knows three of them, and two with a shadow. The answer is the statistics as the session left them, f32 little endian
 //! ([`crate::model::session::Pending::decode`] reads them), because JSON has no infinities.
 
 use hilda_kernels::{MaskRule, attention::rule::Base};
@@ -24,31 +24,42 @@ struct Rule {
     attention: Attention,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     window: Option<u32>,
+    /// beside a shadow: how far ahead the token that its rows leave out stands
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shadow: Option<u32>,
 }
 
 /// For `#[serde(with)]`.
 pub(super) fn serialize<S: Serializer>(rule: &MaskRule, s: S) -> Result<S::Ok, S::Error> {
-    let attention = match rule.base {
-        Base::Bidirectional => Attention::Bidirectional,
-        Base::Causal => Attention::Causal,
-        Base::BlockCausal => Attention::BlockCausal,
+    let (attention, shadow) = match rule.base {
+        Base::Bidirectional => (Attention::Bidirectional, None),
+        Base::Causal => (Attention::Causal, None),
+        Base::BlockCausal => (Attention::BlockCausal, None),
+        Base::Shadow { blocks: false, ahead } => (Attention::Bidirectional, Some(ahead)),
+        Base::Shadow { blocks: true, ahead } => (Attention::BlockCausal, Some(ahead)),
         _ => return Err(S::Error::custom("a rule of training")),
     };
-    Rule { attention, window: rule.window }.serialize(s)
+    Rule { attention, window: rule.window, shadow }.serialize(s)
 }
 
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<MaskRule, D::Error> {
-    let Rule { attention, window } = Rule::deserialize(d)?;
+    let Rule { attention, window, shadow } = Rule::deserialize(d)?;
     if window == Some(0) {
         return Err(D::Error::custom("a window of 0 positions"));
     }
-    Ok(MaskRule { window, ..attention.rule() })
+    let base = match shadow {
+        None => attention.rule().base,
+        Some(ahead) => {
+            attention.shadow(ahead).ok_or_else(|| D::Error::custom("a shadow beside causal text"))?
+        }
+    };
+    Ok(MaskRule { window, base })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::{CacheOp, Want};
+    use crate::decode::{CacheOp, Shadow, Want};
 
     #[test]
     fn a_request_comes_back_as_it_was() {
@@ -56,7 +67,14 @@ mod tests {
             (Base::Bidirectional, CacheOp::None),
             (Base::Causal, CacheOp::Store),
             (Base::BlockCausal, CacheOp::Truncate { keep: 8 }),
+            (Base::Shadow { blocks: false, ahead: 0 }, CacheOp::None),
+            (Base::Shadow { blocks: true, ahead: 1 }, CacheOp::None),
         ] {
+            let shadow = matches!(base, Base::Shadow { .. }).then(|| Shadow {
+                positions: vec![8, 9],
+                mask: 1,
+                rows: vec![9],
+            });
             let request = ForwardRequest {
                 sequence: 1,
                 step: 2,
@@ -65,7 +83,14 @@ mod tests {
                 rule: base.into(),
                 block_size: 8,
                 cache,
-                want: Want { rows: vec![9], top_k: 4, temperature: 0.7, seed: u64::MAX, whole: vec![9] },
+                want: Want {
+                    rows: vec![9],
+                    top_k: 4,
+                    temperature: 0.7,
+                    seed: u64::MAX,
+                    whole: vec![9],
+                    shadow,
+                },
             };
             let sent = RemoteForward { model: "a/b".into(), session: "s".into(), cached: 8, request };
             let text = serde_json::to_string(&sent).unwrap();

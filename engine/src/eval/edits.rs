@@ -108,7 +108,7 @@ mod tests {
             actions,
             rule: None,
             forced: false,
-            divergence: None,
+            ..Default::default()
         };
         let steps = vec![
             step(0, vec![act(c, 1, 9, 3), act(c, 2, 9, 4), act(c, 4, 9, 6)]),

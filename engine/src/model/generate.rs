@@ -100,6 +100,7 @@ pub fn decode_config(
     c.top_k = r.top_k;
     c.fixed = r.fixed.clone();
     c.early_stop = true;
+    c.frequencies = tokenizer.frequencies().cloned();
     Ok(c)
 }
 

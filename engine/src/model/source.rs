@@ -11,7 +11,7 @@ use super::family;
 use super::shards::{INDEX, IndexFault, Shards, weight_map};
 use super::{LoadedModel, Serving};
 use crate::config::{Family, ModelConfig};
-use crate::data::{DataError, Tokenizer, mask};
+use crate::data::{DataError, FREQUENCIES, Frequencies, Tokenizer, mask};
 
 /// A model that cannot be read, with its place.
 #[derive(Debug, thiserror::Error)]
@@ -162,7 +162,26 @@ impl Source {
             let message = format!("{} tokens, the embedding has {} rows", tokenizer.vocab(), c.vocab);
             return Err(of(DataError::Tokenizer(message)));
         }
-        Ok(Some(tokenizer))
+        Ok(Some(match self.frequencies(c.vocab)? {
+            Some(frequencies) => tokenizer.with_frequencies(frequencies),
+            None => tokenizer,
+        }))
+    }
+
+    /// How often its tokens occur in a corpus, where the folder says so.
+    fn frequencies(&self, vocab: usize) -> Result<Option<Frequencies>, SourceError> {
+        let Source::Folder(dir) = self else { return Ok(None) };
+        let path = dir.join(FREQUENCIES);
+        let json = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            read => io(&path, read)?,
+        };
+        let frequencies = match Frequencies::read(&json) {
+            Ok(f) if f.len() <= vocab => return Ok(Some(f)),
+            Ok(f) => format!("{} tokens, the embedding has {vocab} rows", f.len()),
+            Err(e) => e.to_string(),
+        };
+        Err(SourceError::File { path, message: frequencies })
     }
 
     fn failed(&self, source: CheckpointError) -> SourceError {

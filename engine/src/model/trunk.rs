@@ -119,6 +119,21 @@ pub struct Cache<B: Backend> {
     pub capacity: usize,
 }
 
+/// Rows of a forward and where the cache keeps them: rows `row ..` in places `at ..`, `len` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub row: usize,
+    pub at: usize,
+    pub len: usize,
+}
+
+/// What a forward writes into a cache before it reads the first `keys` places.
+#[derive(Clone, Copy, Debug)]
+pub struct Slots<'a> {
+    pub runs: &'a [Run],
+    pub keys: usize,
+}
+
 impl Trunk {
     pub fn new(config: ModelConfig) -> Trunk {
         let layout = Layout::new(&config);
@@ -196,6 +211,16 @@ impl Trunk {
     pub fn cache<B: Backend>(&self, b: &B, capacity: usize) -> Cache<B> {
         let width = 2 * self.config.kv_heads * self.config.head_dim;
         Cache { layers: (0..self.config.layers).map(|_| b.buf(capacity * width)).collect(), capacity }
+    }
+
+    /// A cache of `capacity` positions whose first `keep` are those of `from`.
+    pub fn cache_from<B: Backend>(&self, b: &B, capacity: usize, from: &Cache<B>, keep: usize) -> Cache<B> {
+        let width = 2 * self.config.kv_heads * self.config.head_dim;
+        let mut cache = self.cache(b, capacity);
+        for (old, new) in from.layers.iter().zip(&mut cache.layers) {
+            b.copy(old, 0, new, 0, keep * width);
+        }
+        cache
     }
 
     /// Masks under `rule` for every layer; sliding layers see their window of it.
@@ -292,8 +317,8 @@ impl Trunk {
         }
     }
 
-    /// Fills `plan.hidden`. The masks cover the keys: the sequence itself, or with `cache = (cache, at, keys)` the first `keys`
-    /// positions of the cache (batch 1), after those of the sequence were written into it from `at` on.
+    /// Fills `plan.hidden`. The masks cover the keys: the sequence itself, or with a cache (batch 1) its first `keys` places,
+    /// after those of the sequence were written into it.
     pub fn forward<B: Backend>(
         &self,
         b: &B,
@@ -303,7 +328,7 @@ impl Trunk {
         positions: &B::Ids,
         masks: &Masks<B>,
         shape: Shape,
-        mut cache: Option<(&mut Cache<B>, usize, usize)>,
+        mut cache: Option<(&mut Cache<B>, Slots)>,
     ) {
         let c = &self.config;
         let (n, d) = (shape.rows(), c.width);
@@ -314,7 +339,7 @@ impl Trunk {
             let w = &self.layout.layers[i];
             let l = &mut plan.layers[i % sets];
             let mask = self.mask_of(masks, i);
-            let cache = cache.as_mut().map(|(cache, at, keys)| (&mut cache.layers[i], *at, *keys));
+            let cache = cache.as_mut().map(|(cache, slots)| (&mut cache.layers[i], *slots));
             self.layer(b, params, i, &plan.inputs[i % inputs], l, &mut plan.h, positions, mask, shape, cache);
             self.activate(b, &l.gate_up, &mut plan.act, n);
             let next = if i + 1 == c.layers { &mut plan.last } else { &mut plan.inputs[(i + 1) % inputs] };
@@ -339,7 +364,7 @@ impl Trunk {
         positions: &B::Ids,
         mask: &B::Mask,
         shape: Shape,
-        cache: Option<(&mut B::Buf, usize, usize)>,
+        cache: Option<(&mut B::Buf, Slots)>,
     ) {
         let (c, w) = (&self.config, &self.layout.layers[i]);
         let (n, d, a) = (shape.rows(), c.width, c.heads * c.head_dim);
@@ -363,9 +388,12 @@ impl Trunk {
         let mut s = self.attention_shape(shape);
         match cache {
             None => b.attention(&l.qkv, &l.qkv, mask, &mut l.att, &mut l.lse, s),
-            Some((store, at, keys)) => {
-                b.copy_columns(&l.qkv, c.qkv(), a, store, 2 * kv, 0, at, n, 2 * kv);
-                (s.k_len, s.kv_stride, s.k_col, s.v_col) = (keys, 2 * kv, 0, kv);
+            Some((store, slots)) => {
+                for Run { row, at, len } in slots.runs {
+                    let from = row * c.qkv() + a;
+                    b.copy_columns(&l.qkv, c.qkv(), from, store, 2 * kv, 0, *at, *len, 2 * kv);
+                }
+                (s.k_len, s.kv_stride, s.k_col, s.v_col) = (slots.keys, 2 * kv, 0, kv);
                 b.attention(&l.qkv, store, mask, &mut l.att, &mut l.lse, s);
             }
         }

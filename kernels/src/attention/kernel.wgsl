@@ -17,7 +17,8 @@ struct Params {
     k_col: u32,
     v_col: u32,
     scale: f32,
-    // rule: base, window (only if windowed == 1), then what the annealed base draws with
+    // rule: base, window (only if windowed == 1), then what the annealed base draws with; of the shadow `step` is how
+    // far ahead the token that a row leaves out stands
     base: u32,
     windowed: u32,
     window: u32,
@@ -79,6 +80,14 @@ fn allowed(q: vec4<u32>, k: vec4<u32>) -> bool {
             let r = philox(p.seed, vec4<u32>(k.x / 2u, q.x, p.step, p.stream));
             let bits = select(r.xy, r.zw, (k.x & 1u) == 1u);
             return bits.x < p.threshold.x || (bits.x == p.threshold.x && (bits.y >> 11u) < p.threshold.y);
+        }
+        // shadow beside a text that sees all of itself (7) or its earlier blocks (8)
+        case 7u, 8u: {
+            let reaches = p.base == 7u || k.z <= q.z;
+            if (k.w == 0u) {
+                return reaches && (q.w == 0u || k.x != q.x + p.step);
+            }
+            return q.w != 0u && (p.base == 7u || k.z == q.z);
         }
         default: { return true; }
     }

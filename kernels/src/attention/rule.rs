@@ -14,7 +14,7 @@ pub struct Place {
     pub document: u32,
     /// block of the position inside its document
     pub block: u32,
-    /// 0 = clean, 1 = noisy, 2 = second noisy view
+    /// 0 = clean, 1 = noisy or the shadow, 2 = second noisy view
     pub stream: u32,
 }
 
@@ -34,6 +34,11 @@ pub enum Base {
     ComplementaryViews,
     /// Conversion (arXiv 2410.17891): causal, and every future edge open with probability `r`, drawn per step.
     Annealed { r: f32, seed: u64, step: u32 },
+    /// A text and a shadow of masks beside it (WINO, arXiv 2507.18578, section 3.2), stream 1. A row of the text sees the
+    /// text as `Bidirectional` or, with `blocks`, as `BlockCausal`. A shadow row sees of the text what the row in its place
+    /// would, all but the token `ahead` positions after its own (0 = in its place; 1 = the one that a model with the
+    /// logit shift predicts there), and the shadow rows, with `blocks` those of its block. No row of the text sees a shadow.
+    Shadow { blocks: bool, ahead: u32 },
 }
 
 /// A complete rule.
@@ -79,6 +84,12 @@ impl MaskRule {
                 (_, 0) => k.block < q.block,
                 (a, b) => a == b && k.block == q.block,
             },
+            Base::Shadow { blocks, ahead } => match (q.stream, k.stream) {
+                (0, 0) => !blocks || k.block <= q.block,
+                (0, _) => false,
+                (_, 0) => (!blocks || k.block <= q.block) && k.position != q.position.wrapping_add(ahead),
+                _ => !blocks || k.block == q.block,
+            },
             Base::Annealed { r, seed, step } => {
                 k.position <= q.position
                     || Rng::new(seed, Stream::Anneal, 0).uniform(step, q.position, k.position) < r as f64
@@ -110,6 +121,58 @@ mod tests {
         let want =
             ["11000000", "11000000", "00111100", "00111100", "00001100", "00001100", "00001111", "00001111"];
         assert_eq!(got, want);
+    }
+
+    /// L = 4, the shadow of the second block of 2, behind the text.
+    #[test]
+    fn shadow_golden() {
+        let text = streams(4, 2, &[]);
+        let places = |ahead: u32| -> Vec<Place> {
+            let shadow = text[2..].iter().map(|p| Place { position: p.position - ahead, stream: 1, ..*p });
+            text.iter().copied().chain(shadow).collect()
+        };
+        let rule = |blocks, ahead| Base::Shadow { blocks, ahead }.into();
+        let open = ["111100", "111100", "111100", "111100", "110111", "111011"];
+        assert_eq!(rows(rule(false, 0), &places(0)), open);
+        let blocks = ["110000", "110000", "111100", "111100", "110111", "111011"];
+        assert_eq!(rows(rule(true, 0), &places(0)), blocks);
+        // one place earlier the same token is left out
+        assert_eq!(rows(rule(false, 1), &places(1)), open);
+        assert_eq!(rows(rule(true, 1), &places(1)), blocks);
+    }
+
+    /// A row of the text sees what it sees without the shadow; a shadow row loses one token of that and gains its like.
+    #[test]
+    fn a_shadow_changes_nothing_for_the_text() {
+        let (text, shadow) = (streams(12, 4, &[]), streams(12, 4, &[1]));
+        for (blocks, plain) in [(false, Base::Bidirectional), (true, Base::BlockCausal)] {
+            for ahead in [0, 1] {
+                for window in [None, Some(5)] {
+                    let base = Base::Shadow { blocks, ahead };
+                    let (rule, plain) = (MaskRule { base, window }, MaskRule { base: plain, window });
+                    for q in &text {
+                        assert!(text.iter().all(|k| rule.allowed(*q, *k) == plain.allowed(*q, *k)));
+                        assert!(shadow[..12].iter().all(|k| !rule.allowed(*q, *k)));
+                    }
+                    for q in &shadow[..12] {
+                        let place = Place { stream: 0, ..*q };
+                        let lost: Vec<u32> = text
+                            .iter()
+                            .filter(|k| rule.allowed(*q, **k) != plain.allowed(place, **k))
+                            .map(|k| k.position)
+                            .collect();
+                        let out =
+                            Place { position: q.position + ahead, block: (q.position + ahead) / 4, ..place };
+                        let reaches = out.position < 12 && plain.allowed(place, out);
+                        assert_eq!(lost, if reaches { vec![out.position] } else { vec![] });
+                        for k in &shadow[..12] {
+                            let near = window.is_none_or(|w| q.position.abs_diff(k.position) < w);
+                            assert_eq!(rule.allowed(*q, *k), near && (!blocks || k.block == q.block));
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::fixtures::{constant, differences, flat, gradients, leaf, size, values
 use crate::rng::{Rng, Stream};
 use crate::tolerance::{ATTENTION, ATTENTION_BACKWARD, EXACT, FINITE_DIFFERENCE, assert_close};
 
-pub(crate) const RULES: usize = 9;
+pub(crate) const RULES: usize = 12;
 
 pub(crate) fn rule(i: usize) -> MaskRule {
     let base = match i {
@@ -21,7 +21,10 @@ pub(crate) fn rule(i: usize) -> MaskRule {
         4 => Base::BlockDiffusion { causal_clean: true },
         5 => Base::ComplementaryViews,
         6 => Base::Annealed { r: 0.3, seed: 5, step: 7 },
-        7 => return MaskRule { base: Base::Bidirectional, window: Some(5) },
+        7 => Base::Shadow { blocks: false, ahead: 0 },
+        8 => Base::Shadow { blocks: true, ahead: 1 },
+        9 => return MaskRule { base: Base::Bidirectional, window: Some(5) },
+        10 => return MaskRule { base: Base::Shadow { blocks: true, ahead: 0 }, window: Some(30) },
         _ => return MaskRule { base: Base::BlockDiffusion { causal_clean: false }, window: Some(70) },
     };
     base.into()
@@ -30,7 +33,7 @@ pub(crate) fn rule(i: usize) -> MaskRule {
 /// A sequence of `n` rows: the rule's noisy streams, then the clean one; `documents` in each.
 pub(crate) fn sequence(n: usize, rule: MaskRule, block: u32, documents: usize) -> Vec<Place> {
     let streams = match rule.base {
-        Base::BlockDiffusion { .. } => 2,
+        Base::BlockDiffusion { .. } | Base::Shadow { .. } => 2,
         Base::ComplementaryViews => 3,
         _ => 1,
     };

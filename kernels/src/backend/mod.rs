@@ -104,7 +104,7 @@ pub trait Backend {
     /// dst[dst_at..][..len] = src[src_at..][..len]
     fn copy(&self, src: &Self::Buf, src_at: usize, dst: &mut Self::Buf, dst_at: usize, len: usize);
     /// Copies `cols` columns of each row: dst[r * dst_stride + dst_col ..] = src[r * src_stride + src_col ..],
-    /// destination rows starting at `dst_row`. Fills key/value caches.
+    /// destination rows starting at `dst_row`; `src_col` may lie in a later row than the first. Fills key/value caches.
     #[allow(clippy::too_many_arguments)]
     fn copy_columns(
         &self,

@@ -1,8 +1,13 @@
-//! `hilda models list | show | check | export | average`: what lies here, what it is, what is wrong with it; and out again.
+//! `hilda models list | show | check | frequencies | export | average`: what lies here, what it is, what is wrong with it; and out again.
 
 use std::path::{Path, PathBuf};
 
+use hilda_engine::data::document::{guess_format, read_documents};
+use hilda_engine::data::frequencies::count;
+use hilda_engine::data::{DataError, FREQUENCIES, Frequencies};
+use hilda_engine::files;
 use hilda_engine::model::inspect::{Facts, inspect};
+use hilda_engine::model::source::Source;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -35,6 +40,14 @@ enum Command {
         model: PathBuf,
         #[arg(long)]
         json: bool,
+    },
+    /// Count a text's tokens into the model's folder, for decoding with score pc
+    Frequencies {
+        /// model folder, run folder for its newest checkpoint, or the name of a pulled model
+        model: PathBuf,
+        /// text or JSONL file
+        #[arg(long, value_name = "FILE")]
+        data: PathBuf,
     },
     /// Everything that is wrong with a model's files; exit code 2 if anything is
     Check {
@@ -84,7 +97,33 @@ pub fn run(args: Args) -> Result<(), CliError> {
         Command::List { folder, json } => list(folder.as_deref(), json),
         Command::Show { model, json } => show(&model, json),
         Command::Check { model, json } => check(&model, json),
+        Command::Frequencies { model, data } => frequencies(&model, &data),
     }
+}
+
+fn frequencies(named: &Path, data: &Path) -> Result<(), CliError> {
+    let bad = |e: &dyn std::fmt::Display| CliError::BadInput(e.to_string());
+    let place = library::place(&data_dir(), named);
+    let (_, _, tokenizer) = library::head(&place).map_err(|e| bad(&e))?;
+    let folder = match Source::open(&place).map_err(|e| bad(&e))? {
+        Source::Folder(folder) => folder,
+        Source::Gguf(file) => {
+            let message =
+                format!("{}: frequencies lie in a model's folder, and this is one file", file.display());
+            return Err(CliError::BadInput(message));
+        }
+    };
+    let in_data = |e: DataError| CliError::BadInput(format!("--data {}: {e}", data.display()));
+    let documents = read_documents(data, &guess_format(data).map_err(in_data)?).map_err(in_data)?;
+    let counts = count(&tokenizer, &documents).map_err(in_data)?;
+    Frequencies::of(&counts).map_err(in_data)?;
+    let path = folder.join(FREQUENCIES);
+    let failed = |e| CliError::Failure(format!("{}: {e}", path.display()));
+    files::replace(&path, &Frequencies::json(&counts)).map_err(failed)?;
+    let seen = counts.iter().filter(|c| **c > 0).count();
+    let tokens: u64 = counts.iter().sum();
+    println!("{}: {tokens} tokens, {seen} of {} different ones", path.display(), counts.len());
+    Ok(())
 }
 
 fn open(named: &Path) -> Result<Entry, CliError> {

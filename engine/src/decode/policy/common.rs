@@ -3,7 +3,7 @@
 use super::dial::{Parameter, choice, flag, number, optional};
 
 /// What every policy takes ([`super::Candidate`], [`super::Caching`]).
-pub(super) static COMMON: [Parameter; 11] = [
+pub(super) static COMMON: [Parameter; 12] = [
     optional(number(
         "top_k",
         "tokens",
@@ -52,8 +52,8 @@ pub(super) static COMMON: [Parameter; 11] = [
     choice(
         "cache",
         "\"exact\"",
-        &["exact", "prefix", "dual"],
-        "with sight of the whole text: keep what was computed before the block, or around it, for as long as the block is written; faster and approximate (Fast-dLLM)",
+        &["exact", "prefix", "dual", "delayed"],
+        "with sight of the whole text: keep what was computed before the block, or around it, for as long as the block is written (Fast-dLLM), or whatever is written, a forward later (dKV-Cache); faster and approximate",
     ),
     number("cache_block", "tokens", "32", (4.0, 256.0), 1.0, "tokens of a block under an approximate cache"),
     number(
@@ -63,6 +63,14 @@ pub(super) static COMMON: [Parameter; 11] = [
         (0.0, 32.0),
         1.0,
         "everything is computed anew in every so many forwards; 0 = once a block",
+    ),
+    number(
+        "cache_delay",
+        "forwards",
+        "1",
+        (0.0, 8.0),
+        1.0,
+        "delayed: for how many forwards a word just written is computed anew before it is kept; 0 keeps what the mask in its place left",
     ),
     flag(
         "cache_check",

@@ -13,6 +13,7 @@ mod common;
 mod dial;
 mod edit;
 mod entropy_bound;
+mod hierarchical;
 mod klass;
 mod left_to_right;
 mod parameters;
@@ -22,6 +23,7 @@ mod remdm;
 mod score;
 mod spec;
 mod threshold;
+mod wino;
 
 pub use ancestral::AncestralForm;
 pub use caching::{CacheMode, Caching};
@@ -39,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 use super::{Action, ActionKind, Status, state::CERTAIN};
+use crate::data::Frequencies;
 
 /// One position whose distribution was computed.
 #[derive(Clone, Debug)]
@@ -112,6 +115,8 @@ pub struct View<'a> {
     pub masked_at_start: u32,
     /// of the block's own grid of times ([`Policy::cells`])
     pub cell: u32,
+    /// positions of the block written in the denoising forward before; none in its first
+    pub commits: Option<u32>,
     pub temperature: f32,
     pub seed: u64,
     pub sequence: u32,
@@ -119,6 +124,10 @@ pub struct View<'a> {
     pub statuses: &'a [Status],
     /// end-of-text
     pub eos: Option<u32>,
+    /// first position behind the prompt
+    pub start: u32,
+    /// of the corpus; there whenever the policy's score is `pc`
+    pub frequencies: Option<&'a Frequencies>,
     /// ascending by position
     pub rows: &'a [Row<'a>],
 }
@@ -157,6 +166,10 @@ pub enum Fired {
     Quota { k: u32, masked: u32 },
     /// rows above tau (0: the best one is written)
     Threshold { tau: f32, above: u32 },
+    /// rows above tau (0: the best one is written), of which at most so many are written
+    Wide { tau: f32, above: u32, most: u32 },
+    /// rows above tau, and runs of masks whose best row is above `low` (both 0: the best one is written)
+    Hierarchical { tau: f32, low: f32, above: u32, runs: u32 },
     /// rows written, and the value (k + 1)(1 - c_k) of the last of them
     Factor { f: f32, n: u32 },
     /// rows written, and their summed entropy without the largest, nats
@@ -173,12 +186,12 @@ pub enum Fired {
     Capped { n: u32 },
 }
 
-/// Values of the edit test; of a policy that masks again, its remasks count as edits.
+/// Values of the revision's test; remasks count as edits.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EditFired {
     /// edits made
     pub n: u32,
-    /// edits that the oscillation guard refused
+    /// edits that the guard against oscillation, or the bound on remasks, refused
     pub held_back: u32,
 }
 
@@ -237,6 +250,10 @@ pub trait Policy: std::fmt::Debug + Send + Sync {
     /// Does anything happen in this cell? If not it needs no forward.
     fn stirs(&self, _cell: u32, _moment: &Moment) -> bool {
         true
+    }
+    /// Does it ask for the probability of written tokens given all but themselves? That needs a shadow of the block.
+    fn leaves_out(&self) -> bool {
+        false
     }
     /// Does it ask how far distributions moved since the forward before? That needs whole rows.
     fn compares(&self) -> bool {

@@ -5,9 +5,9 @@ use super::PolicySpec;
 use super::common::COMMON;
 use super::dial::{Parameter, PolicyInfo, choice, flag, number, optional, score};
 
-const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, by low entropy, or by probability weighed with how much is known around";
+const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, by low entropy, by probability weighed with how much is known around, or early and rare words first (pc, which needs the corpus' word counts beside the model)";
 
-static POLICIES: [PolicyInfo; 13] = [
+static POLICIES: [PolicyInfo; 15] = [
     PolicyInfo {
         kind: "ancestral",
         title: "Ancestral",
@@ -85,6 +85,32 @@ static POLICIES: [PolicyInfo; 13] = [
                 (0.0, 1.0),
                 0.01,
                 "a token is written if its probability is above this; 1 = one token a forward",
+            ),
+            score("\"top_prob\"", ORDER),
+        ],
+    },
+    PolicyInfo {
+        kind: "hierarchical",
+        title: "Threshold, spread out",
+        meaning: "write what the model is sure of, and the surest token of every gap: tokens far apart depend less on each other",
+        paper: "hierarchical decoding of dInfer, arXiv 2510.08666",
+        rule: "{ i : p_i(y_i) > τ } and of each run of masks the best i if p_i(y_i) > τ_low, else the best i",
+        parameters: &[
+            number(
+                "tau",
+                "probability",
+                "0.9",
+                (0.0, 1.0),
+                0.01,
+                "a token is written if its probability is above this",
+            ),
+            number(
+                "tau_low",
+                "probability",
+                "0.4",
+                (0.0, 1.0),
+                0.01,
+                "the surest token of a run of masks is written if its probability is above this",
             ),
             score("\"top_prob\"", ORDER),
         ],
@@ -232,6 +258,31 @@ static POLICIES: [PolicyInfo; 13] = [
             ),
             number("max_remasks", "times", "2", (0.0, 16.0), 1.0, "how often a position may be masked again"),
             score("\"top_prob\"", ORDER),
+        ],
+    },
+    PolicyInfo {
+        kind: "wino",
+        title: "Wide in, narrow out",
+        meaning: "draft boldly, and mask words again that the rest of the text does not bear out; each is judged without being read itself, for which a copy of the block made of masks is computed beside it",
+        paper: "WINO, arXiv 2507.18578",
+        rule: "{ i masked : p_i(y_i) > τ₁ }, at most ⌊0.7 m⌋ in 5..20; x_i is masked where p(x_i | all but x_i) < τ₂",
+        parameters: &[
+            number(
+                "tau_wide",
+                "probability",
+                "0.6",
+                (0.0, 1.0),
+                0.01,
+                "a masked token is written if its probability is above this",
+            ),
+            number(
+                "tau_narrow",
+                "probability",
+                "0.9",
+                (0.0, 1.0),
+                0.01,
+                "a written token is masked again if its probability given all but itself is below this; 0 = never",
+            ),
         ],
     },
     PolicyInfo {
@@ -457,6 +508,7 @@ mod tests {
             (json!({"kind": "threshold", "tau": 1.5}), "tau"),
             (json!({"kind": "ancestral", "tokens_per_forward": 0}), "tokens_per_forward"),
             (json!({"kind": "ancestral", "steps": 0}), "steps"),
+            (json!({"kind": "hierarchical", "tau_low": 1.5}), "tau_low"),
             (json!({"kind": "factor", "f": -1.0}), "f"),
             (json!({"kind": "edit", "tau_mask": -0.1}), "tau_mask"),
             (json!({"kind": "klass", "history": 0}), "history"),
@@ -464,6 +516,8 @@ mod tests {
             (json!({"kind": "best_of", "n": 0}), "n is"),
             (json!({"kind": "order_token_search", "beams": 0}), "beams"),
             (json!({"kind": "order_token_search", "block": 0}), "block"),
+            (json!({"kind": "wino", "tau_wide": -0.1}), "tau_wide"),
+            (json!({"kind": "wino", "tau_narrow": 1.1}), "tau_narrow"),
             (json!({"kind": "remdm", "steps": 0}), "steps"),
             (json!({"kind": "remdm", "eta": 1.5}), "eta"),
             (json!({"kind": "remdm", "t_on": 0.01}), "t_off"),
@@ -472,6 +526,7 @@ mod tests {
             (json!({"kind": "top_prob", "alg_temp": -1.0}), "alg_temp"),
             (json!({"kind": "factor", "top_k": 0}), "top_k"),
             (json!({"kind": "factor", "cache_block": 0}), "cache_block"),
+            (json!({"kind": "factor", "cache_delay": 65}), "cache_delay"),
             (json!({"kind": "factor", "top_p": 0.0}), "top_p"),
             (json!({"kind": "factor", "repetition": -1.0}), "repetition"),
             (json!({"kind": "factor", "repetition_window": 0}), "repetition_window"),

@@ -5,7 +5,7 @@ use hilda_kernels::rng::{Rng, Stream};
 
 use super::{
     Action, ActionKind, Eos, Fired, Moment, Plan, Policy, Remdm, Row, Rule, Schedule, Score, Stable, View,
-    ancestral, edit, entropy_bound, klass, quota, threshold,
+    ancestral, edit, entropy_bound, hierarchical, klass, quota, threshold, wino,
 };
 use crate::decode::state::CERTAIN;
 
@@ -20,6 +20,10 @@ pub enum Selection {
     Quota { steps: u32, schedule: Schedule },
     /// see [`threshold::above`]
     Threshold { tau: f32 },
+    /// see [`hierarchical::spread`]
+    Hierarchical { tau: f32, low: f32 },
+    /// see [`wino::wide`]
+    Wide { tau: f32 },
     /// see [`threshold::factor`]
     Factor { f: f32 },
     /// see [`entropy_bound`]
@@ -46,6 +50,10 @@ pub enum Revision {
         max_post: u32,
         max_remasks: u32,
     },
+    /// see [`wino::narrow`]
+    Narrow {
+        tau: f32,
+    },
 }
 
 /// A policy from its parts.
@@ -68,6 +76,10 @@ pub(super) struct Ranked<'a> {
 impl Ranked<'_> {
     pub fn len(&self) -> usize {
         self.rows.len()
+    }
+    /// By how much rank `i` beats rank `j`.
+    pub fn between(&self, i: usize, j: usize) -> f32 {
+        if self.exact { CERTAIN } else { (self.rows[i].1 - self.rows[j].1) as f32 }
     }
     /// By how much rank `i` beats the best of those not taken, if `n` are taken.
     pub fn gap(&self, i: usize, n: usize) -> f32 {
@@ -123,6 +135,10 @@ impl Policy for Parts {
             Selection::Quota { steps, schedule: Schedule::Even } => quota::quota(&ranked, steps, view),
             Selection::Quota { steps, schedule: Schedule::Dream } => quota::dream(&ranked, steps, view),
             Selection::Threshold { tau } => threshold::above(&ranked, tau),
+            Selection::Wide { tau } => {
+                wino::wide(&ranked, tau, view.rows.iter().filter(|r| masked(r)).count())
+            }
+            Selection::Hierarchical { tau, low } => hierarchical::spread(&ranked, tau, low),
             Selection::Factor { f } => threshold::factor(&ranked, f),
             Selection::EntropyBound { gamma } => entropy_bound::bound(&ranked, gamma),
             Selection::Klass(s) => klass::stable(&ranked, s, view),
@@ -140,6 +156,11 @@ impl Policy for Parts {
                 actions.extend(edits);
                 Some(fired)
             }
+            Revision::Narrow { tau } => {
+                let (remasks, fired) = wino::narrow(view, tau, &chosen);
+                actions.extend(remasks);
+                Some(fired)
+            }
             Revision::Remask { tau_remask, max_remasks, .. } => {
                 let (remasks, fired) = edit::remasks(view, tau_remask, max_remasks);
                 actions.extend(remasks);
@@ -151,7 +172,7 @@ impl Policy for Parts {
     }
 
     fn revises(&self) -> bool {
-        self.post_budget() > 0 || self.cells().is_some()
+        self.post_budget() > 0 || self.cells().is_some() || self.leaves_out()
     }
 
     fn cells(&self) -> Option<u32> {
@@ -168,13 +189,17 @@ impl Policy for Parts {
         }
     }
 
+    fn leaves_out(&self) -> bool {
+        matches!(self.revision, Revision::Narrow { .. })
+    }
+
     fn compares(&self) -> bool {
         matches!(self.selection, Selection::Klass(_))
     }
 
     fn post_budget(&self) -> u32 {
         match self.revision {
-            Revision::None => 0,
+            Revision::None | Revision::Narrow { .. } => 0,
             Revision::Edit { max_post, .. } | Revision::Remask { max_post, .. } => max_post,
         }
     }

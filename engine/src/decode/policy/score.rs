@@ -20,6 +20,10 @@ pub enum Score {
     Entropy,
     /// confidence times the density of what is known around the row (d2Cache, arXiv 2509.23094)
     CertaintyPrior,
+    /// exp(-lambda (i - s_G)) min(-p ln f, alpha), p the confidence in the candidate, f its frequency in the corpus, s_G the
+    /// first position behind the prompt (PC-Sampler, arXiv 2508.13021): against writing both ends of a text and its most
+    /// frequent tokens first
+    Pc,
     /// -position
     Leftmost,
 }
@@ -27,9 +31,18 @@ pub enum Score {
 /// Width of the density's kernel, positions (d2Cache's default).
 pub const SIGMA: f64 = 10.0;
 
+/// Weight of the position in PC-Sampler, and the bound on its content term (its code's defaults).
+pub const LAMBDA: f64 = 0.25;
+pub const ALPHA: f64 = 10.0;
+
+/// PC-Sampler's score at `offset` positions behind the prompt; `ln` is ln f of the candidate.
+fn pc(offset: u32, p: f64, ln: f64) -> f64 {
+    (-LAMBDA * offset as f64).exp() * (-p * ln).min(ALPHA)
+}
+
 impl Score {
     /// Every name a recipe may use.
-    pub const NAMES: [&str; 5] = ["random", "top_prob", "margin", "entropy", "certainty_prior"];
+    pub const NAMES: [&str; 6] = ["random", "top_prob", "margin", "entropy", "certainty_prior", "pc"];
 
     /// Score of one masked row of the active block.
     pub fn of(self, row: &Row, view: &View) -> f64 {
@@ -39,6 +52,11 @@ impl Score {
             Score::Margin => (row.head.p_max() - row.head.p_second()) as f64,
             Score::Entropy => -(row.head.entropy as f64),
             Score::CertaintyPrior => row.confidence as f64 * density(view.statuses, row.pos),
+            Score::Pc => {
+                // refused before the first forward where there are none
+                let ln = view.frequencies.map_or(0.0, |f| f.ln(row.head.candidate));
+                pc(row.pos.saturating_sub(view.start), row.confidence as f64, ln as f64)
+            }
             Score::Leftmost => -(row.pos as f64),
         }
     }
@@ -69,6 +87,17 @@ pub fn density(statuses: &[Status], pos: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pc_by_hand() {
+        let e = std::f64::consts::E;
+        // sure of a token of frequency e^-4, at the first and the fifth position
+        assert!((pc(0, 0.5, -4.0) - 2.0).abs() < 1e-12);
+        assert!((pc(4, 0.5, -4.0) - 2.0 / e).abs() < 1e-12);
+        // bounded for the rarest, nothing for a token that is always there
+        assert_eq!(pc(0, 1.0, -12.0), 10.0);
+        assert_eq!(pc(0, 1.0, 0.0), 0.0);
+    }
 
     #[test]
     fn density_is_a_share() {

@@ -18,7 +18,7 @@ pub enum PolicyError {
     #[error("{policy}: {parameter} is {value}, it must be {needed}")]
     OutOfRange { policy: &'static str, parameter: &'static str, value: f64, needed: &'static str },
     #[error(
-        "{policy}: score {score} cannot be used here, choose one of random, top_prob, margin, entropy, certainty_prior"
+        "{policy}: score {score} cannot be used here, choose one of random, top_prob, margin, entropy, certainty_prior, pc"
     )]
     Score { policy: &'static str, score: &'static str },
 }
@@ -55,6 +55,15 @@ pub enum Method {
     Threshold {
         #[serde(default = "tau")]
         tau: f32,
+        #[serde(default = "top_prob")]
+        score: Score,
+    },
+    /// every row above tau, and the best of each run of masks above `tau_low`
+    Hierarchical {
+        #[serde(default = "tau")]
+        tau: f32,
+        #[serde(default = "tau_low")]
+        tau_low: f32,
         #[serde(default = "top_prob")]
         score: Score,
     },
@@ -111,6 +120,13 @@ pub enum Method {
         max_remasks: u32,
         #[serde(default = "top_prob")]
         score: Score,
+    },
+    /// threshold with a bound, and written tokens that the rest of the text does not bear out are masked again
+    Wino {
+        #[serde(default = "tau_wide")]
+        tau_wide: f32,
+        #[serde(default = "tau")]
+        tau_narrow: f32,
     },
     /// ancestral with a chance to mask again
     Remdm {
@@ -184,6 +200,12 @@ fn epsilon() -> f32 {
 }
 fn tau_remask() -> f32 {
     0.5
+}
+fn tau_low() -> f32 {
+    0.4
+}
+fn tau_wide() -> f32 {
+    0.6
 }
 fn remdm_steps() -> u32 {
     64
@@ -346,11 +368,13 @@ impl Method {
             Method::Ancestral { .. } => "ancestral",
             Method::TopProb { .. } => "top_prob",
             Method::Threshold { .. } => "threshold",
+            Method::Hierarchical { .. } => "hierarchical",
             Method::Factor { .. } => "factor",
             Method::EntropyBound { .. } => "entropy_bound",
             Method::Klass { .. } => "klass",
             Method::Edit { .. } => "edit",
             Method::Remask { .. } => "remask",
+            Method::Wino { .. } => "wino",
             Method::Remdm { .. } => "remdm",
             Method::DraftRefine { .. } => "draft_refine",
             Method::BestOf { .. } => "best_of",
@@ -386,6 +410,11 @@ impl Method {
                 probability("tau", tau)?;
                 score(s)
             }
+            Method::Hierarchical { tau, tau_low, score: s } => {
+                probability("tau", tau)?;
+                probability("tau_low", tau_low)?;
+                score(s)
+            }
             Method::Factor { f } => {
                 check("f", f as f64, (0.0..=1000.0).contains(&f), "a number from 0 to 1000")
             }
@@ -410,6 +439,10 @@ impl Method {
                 probability("tau_mask", tau_mask)?;
                 probability("tau_remask", tau_remask)?;
                 score(s)
+            }
+            Method::Wino { tau_wide, tau_narrow } => {
+                probability("tau_wide", tau_wide)?;
+                probability("tau_narrow", tau_narrow)
             }
             Method::Remdm { steps, eta, t_on, t_off, alpha_on, .. } => {
                 check("steps", steps as f64, (1..=1 << 16).contains(&steps), "from 1 to 65536")?;
@@ -458,6 +491,9 @@ impl Method {
                 Parts { alg_temp, ..plain(score, Selection::Quota { steps, schedule }) }
             }
             Method::Threshold { tau, score } => plain(score, Selection::Threshold { tau }),
+            Method::Hierarchical { tau, tau_low: low, score } => {
+                plain(score, Selection::Hierarchical { tau, low })
+            }
             Method::Factor { f } => plain(Score::TopProb, Selection::Factor { f }),
             Method::EntropyBound { gamma, score } => plain(score, Selection::EntropyBound { gamma }),
             Method::Klass { tau, epsilon, history, steps_per_block: steps, score } => {
@@ -474,6 +510,10 @@ impl Method {
             Method::Remask { tau_mask, tau_remask, max_post, max_remasks, score } => Parts {
                 revision: Revision::Remask { tau_remask, max_post, max_remasks },
                 ..plain(score, Selection::Threshold { tau: tau_mask })
+            },
+            Method::Wino { tau_wide, tau_narrow } => Parts {
+                revision: Revision::Narrow { tau: tau_narrow },
+                ..plain(Score::TopProb, Selection::Wide { tau: tau_wide })
             },
             Method::Remdm { variant, steps, eta, t_on, t_off, alpha_on } => {
                 let [eta, t_on, t_off, alpha_on] = [eta, t_on, t_off, alpha_on].map(f64::from);

@@ -162,6 +162,8 @@ impl Decoder {
             block: leader.active().or(leader.blocks.len().checked_sub(1).map(|b| b as u32)).unwrap_or(0),
             kind: StepKind::Search,
             queries: request.query_positions.len() as u32,
+            shadow: 0,
+            gaps: Vec::new(),
             cache,
             rows: Vec::new(),
             actions: Vec::new(),

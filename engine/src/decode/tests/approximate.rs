@@ -1,4 +1,4 @@
-//! Prefix and dual caches: which forwards they ask for, and when they are exact.
+//! Prefix, dual and delayed caches: which forwards they ask for, and when they are exact.
 
 use super::*;
 use serde_json::json;
@@ -56,12 +56,64 @@ fn forwards_of_a_block() {
     }
 }
 
+/// Delayed: the block's first forward computes everything; then what is masked, what the forward before wrote, and with the
+/// shift the row that each masked position is read from.
+#[test]
+fn forwards_of_a_delayed_cache() {
+    for shift in [false, true] {
+        for delay in [0, 1, 2] {
+            let c = with(&config("delayed", shift), "cache_delay", json!(delay));
+            let (d, net) = run(&c, 1.0);
+            let states = d.trajectory().replay().unwrap();
+            let mut begun = None;
+            let mut written: Vec<Vec<u32>> = Vec::new();
+            let mut scattered = 0;
+            for ((r, step), state) in net.log.iter().zip(d.steps()).zip(&states) {
+                if begun != Some(step.block) {
+                    assert_eq!((r.query_positions.len(), r.cache), (19, CacheOp::Keep { keep: 19 }));
+                    written.clear();
+                } else {
+                    let masked: Vec<u32> = state.masked(0..19).collect();
+                    let mut want = masked.clone();
+                    want.extend(masked.iter().filter(|_| shift).map(|p| p - 1));
+                    want.extend(written.iter().rev().take(delay).flatten());
+                    want.sort_unstable();
+                    want.dedup();
+                    assert_eq!((&r.query_positions, r.cache), (&want, CacheOp::Replace), "shift {shift}");
+                    assert_eq!(r.want.rows, masked);
+                    assert!(step.cache.age.is_some());
+                    scattered += step.gaps.len();
+                }
+                written.push(step.actions.iter().map(|a| a.pos).collect());
+                begun = Some(step.block);
+            }
+            assert!(scattered > 0);
+            assert_eq!(d.ledger().cache_positions, 19);
+        }
+    }
+}
+
+/// The control of the delay: without it a token's keys stay those of the mask, and the difference is recorded. With it a
+/// net of one layer is exact.
+#[test]
+fn the_delay_is_what_makes_it_work() {
+    for shift in [false, true] {
+        let c =
+            DecodeConfig { temperature: 0.0, ..with(&config("delayed", shift), "cache_check", json!(true)) };
+        let off = |delay: u32| {
+            let (d, _) = run(&with(&c, "cache_delay", json!(delay)), 1.0);
+            d.trajectory().footer.divergence.unwrap().largest_dp
+        };
+        assert!(off(1) < 1e-6 && off(0) > 1e-2, "{} {}", off(1), off(0));
+    }
+}
+
 /// Everything computed in every forward is no cache at all. And in a net of one layer, whose keys follow from their own
-/// token, both caches are exact however old.
+/// token, all three are exact however old.
 #[test]
 fn when_they_are_exact() {
     for shift in [false, true] {
-        for cache in ["prefix", "dual"] {
+        for cache in ["prefix", "dual", "delayed"] {
             let c = config(cache, shift);
             let (plain, _) = run(&uncached(&c), 1.0);
             let (always, _) = run(&with(&c, "cache_refresh", json!(1)), 1.0);
@@ -83,7 +135,7 @@ fn when_they_are_exact() {
 /// A change by the user and a lost cache begin the block's cache anew.
 #[test]
 fn changes_and_losses_are_computed_again() {
-    for cache in ["prefix", "dual"] {
+    for cache in ["prefix", "dual", "delayed"] {
         let c = config(cache, false);
         let mut d = Decoder::new(c.clone()).unwrap();
         let mut net = HashNet::new(&c, 0.5);
@@ -113,6 +165,7 @@ fn what_cannot_be_cached_is_refused_by_name() {
         json!({"kind": "best_of", "cache": "prefix"}),
         json!({"kind": "draft_refine", "cache": "prefix"}),
         json!({"kind": "threshold", "cache": "prefix", "guidance": 1.0}),
+        json!({"kind": "threshold", "cache": "delayed", "guidance": 1.0}),
     ] {
         let mut c = DecodeConfig::new(vec![1], 8, 12, 11);
         c.policy = policy(spec.clone());

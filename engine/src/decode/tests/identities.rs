@@ -21,6 +21,7 @@ fn four_ways_to_write_one_token_at_a_time() {
             policy(json!({"kind": "top_prob", "steps_per_block": 99, "score": score})),
             policy(json!({"kind": "threshold", "tau": 1.0, "score": score})),
             policy(json!({"kind": "entropy_bound", "gamma": -0.01, "score": score})),
+            policy(json!({"kind": "hierarchical", "tau": 1.0, "tau_low": 1.0, "score": score})),
             policy(json!({"kind": "edit", "tau_mask": 1.0, "tau_edit": null, "score": score})),
         ];
         if score == "top_prob" {
@@ -70,6 +71,73 @@ fn threshold_zero_takes_one_step_per_block() {
             assert_eq!((row.pos, row.candidate), (a.pos, a.new));
         }
     }
+}
+
+/// Hierarchical with low >= tau is threshold; with tau = 1 and low = 0 each forward writes the best of every run of masks.
+#[test]
+fn hierarchical_between_threshold_and_one_a_run() {
+    for score in ["top_prob", "entropy"] {
+        let mut c = config(8);
+        for (tau, low) in [(0.3, 0.3), (0.3, 0.8), (0.0, 0.0), (1.0, 1.0)] {
+            c.policy = policy(json!({"kind": "threshold", "tau": tau, "score": score}));
+            let want = actions(&run(&c, 2.0).0);
+            c.policy = policy(json!({"kind": "hierarchical", "tau": tau, "tau_low": low, "score": score}));
+            let mut got = actions(&run(&c, 2.0).0);
+            got.iter_mut().flatten().zip(want.iter().flatten()).for_each(|(a, b)| a.margin = b.margin);
+            assert_eq!(got, want, "{score} {tau} {low}");
+        }
+    }
+    let mut c = config(0);
+    c.policy = policy(json!({"kind": "hierarchical", "tau": 1.0, "tau_low": 0.0}));
+    let (d, _) = run(&c, 2.0);
+    for step in d.steps() {
+        let masked: Vec<u32> = step.rows.iter().filter(|r| r.masked).map(|r| r.pos).collect();
+        let runs: Vec<&[u32]> = masked.chunk_by(|a, b| a + 1 == *b).collect();
+        let best = |run: &&[u32]| {
+            let rows = step.rows.iter().filter(|r| run.contains(&r.pos));
+            rows.fold(None, |m: Option<&trajectory::RowRecord>, r| m.filter(|m| m.p >= r.p).or(Some(r)))
+                .unwrap()
+                .pos
+        };
+        assert_eq!(
+            step.actions.iter().map(|a| a.pos).collect::<Vec<_>>(),
+            runs.iter().map(best).collect::<Vec<_>>()
+        );
+    }
+    // three gaps of 5, 4 and 6: halved until nothing is left
+    assert!(d.ledger().denoise <= 6, "{}", d.ledger().denoise);
+}
+
+/// PC-Sampler's order, recomputed from the record: each step writes the row of the largest score; frequent tokens and late
+/// positions wait. A model without frequencies is refused in plain words, and a record is read without them.
+#[test]
+fn pc_writes_early_and_rare_tokens_first() {
+    let mut c = config(0);
+    c.policy = policy(json!({"kind": "top_prob", "steps_per_block": 0, "score": "pc"}));
+    let refused = Decoder::new(c.clone()).unwrap_err();
+    assert_eq!(refused, DecodeError::NoFrequencies);
+    assert!(refused.to_string().contains("frequencies.json"), "{refused}");
+    let counts = [1u64, 40, 2, 8, 0, 300, 5, 90, 3, 1, 700, 0];
+    c.frequencies = Some(crate::data::Frequencies::of(&counts).unwrap());
+    let (d, _) = run(&c, 2.0);
+    let total: u64 = counts.iter().sum();
+    for step in d.steps() {
+        let score = |r: &trajectory::RowRecord| {
+            let f = counts[r.candidate as usize].max(1) as f64 / total as f64;
+            (-0.25 * (r.pos - 2) as f64).exp() * (-(r.p as f64) * f.ln()).min(10.0)
+        };
+        let best = step.rows.iter().map(score).fold(f64::NEG_INFINITY, f64::max);
+        let written = step.rows.iter().find(|r| r.pos == step.actions[0].pos).unwrap();
+        assert!(best - score(written) < 1e-4, "{best} {}", score(written));
+    }
+    let (mut even, plain) = (c.clone(), policy(json!({"kind": "top_prob", "steps_per_block": 0})));
+    even.policy = plain;
+    assert_ne!(actions(&run(&even, 2.0).0), actions(&d));
+    let t = d.trajectory();
+    let back: Trajectory = serde_json::from_str(&serde_json::to_string(&t).unwrap()).unwrap();
+    assert!(back.header.config.frequencies.is_none());
+    assert_eq!(back.replay().unwrap().pop().unwrap(), *d.state());
+    assert_eq!(crate::decode::verify(&t, &back, 0.0).unwrap().divergence, None);
 }
 
 /// k_s = floor(m0 / S) + [s < m0 mod S], and S steps in all.

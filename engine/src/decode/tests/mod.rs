@@ -12,10 +12,11 @@ mod records;
 mod refine;
 mod search;
 mod user;
+mod wino;
 
 use super::*;
 use hilda_kernels::{
-    Base,
+    Base, Place,
     head::RowHead,
     rng::{Rng, Stream},
 };
@@ -112,21 +113,38 @@ impl HashNet {
             log: Vec::new(),
         }
     }
-    fn hidden(&self, request: &ForwardRequest, pos: u32) -> u64 {
-        let block = |p: u32| if request.block_size == 0 { 0 } else { p / request.block_size };
-        let sees = |k: u32| match request.rule.base {
-            Base::Bidirectional => true,
-            Base::BlockCausal => block(k) <= block(pos),
-            Base::Causal => k <= pos,
-            _ => unreachable!("decoding uses three rules"),
+    /// Of the row at `pos` of the text (stream 0) or of the shadow beside it (1).
+    pub fn hidden(&self, request: &ForwardRequest, pos: u32, stream: u32) -> u64 {
+        let place = |position: u32, stream: u32| Place {
+            position,
+            document: 0,
+            block: position.checked_div(request.block_size).unwrap_or(0),
+            stream,
         };
-        let cached = self.cache.iter().enumerate().map(|(p, id)| (p as u32, *id));
+        let cached = self.cache.iter().enumerate().map(|(p, id)| (p as u32, *id, 0));
         let new = if request.cache == CacheOp::Replace { 0 } else { request.ids.len() };
-        let queries = request.query_positions.iter().copied().zip(request.ids.iter().copied()).take(new);
+        let queries = request.query_positions.iter().zip(&request.ids).take(new).map(|(p, id)| (*p, *id, 0));
+        let shadow =
+            request.want.shadow.iter().flat_map(|s| s.positions.iter().map(move |p| (*p, s.mask, 1u32)));
         cached
             .chain(queries)
-            .filter(|(p, _)| sees(*p))
-            .fold(pos as u64, |h, (p, id)| mix(h, (p as u64) << 32 | id as u64))
+            .chain(shadow)
+            .filter(|(p, _, s)| request.rule.allowed(place(pos, stream), place(*p, *s)))
+            .fold(pos as u64, |h, (p, id, s)| mix(h, (s as u64) << 63 | (p as u64) << 32 | id as u64))
+    }
+    /// The hidden row that `pos` is read from.
+    pub fn row(&self, request: &ForwardRequest, pos: u32) -> u64 {
+        let row = if self.shift { pos.checked_sub(1).expect("position 0 has no row") } else { pos };
+        if let Some(shadow) = request.want.shadow.as_ref().filter(|s| s.rows.contains(&pos)) {
+            assert!(shadow.positions.contains(&row), "{pos} is not in the shadow");
+            self.hidden(request, row, 1)
+        } else if request.query_positions.contains(&row) {
+            self.hidden(request, row, 0)
+        } else {
+            let (at, hidden) = self.last.expect("the row before the block was dropped");
+            assert_eq!(at, row);
+            hidden
+        }
     }
     pub fn logits_of(&self, hidden: u64) -> Vec<f32> {
         let rng = Rng::new(hidden, Stream::Test, 0);
@@ -145,37 +163,27 @@ impl HashNet {
         }
         let (q, bypass) = (&request.query_positions, request.cache == CacheOp::Bypass);
         let kept = if bypass { std::mem::take(&mut self.cache) } else { Vec::new() };
-        let at = q[0] as usize;
         match request.cache {
             CacheOp::Keep { .. } => self.cache.clear(),
             CacheOp::Replace => {
-                assert!(at + q.len() <= self.cache.len(), "inside the cache");
-                self.cache[at..at + q.len()].copy_from_slice(&request.ids);
+                for (p, id) in q.iter().zip(&request.ids) {
+                    self.cache[*p as usize] = *id;
+                }
             }
             _ => {}
         }
         let inside = request.cache == CacheOp::Replace;
         assert!(!q.is_empty() && q.len() == request.ids.len());
-        assert!(q.windows(2).all(|w| w[0] + 1 == w[1]), "{q:?}");
+        assert!(q.windows(2).all(|w| w[0] + 1 == w[1] || inside && w[0] < w[1]), "{q:?}");
         assert!(inside || q[0] as usize == self.cache.len(), "queries continue the cached prefix");
-        let stats = answer(request, |pos| {
-            let row = if self.shift { pos.checked_sub(1).expect("position 0 has no row") } else { pos };
-            let hidden = if q.contains(&row) {
-                self.hidden(request, row)
-            } else {
-                let (at, hidden) = self.last.expect("the row before the block was dropped");
-                assert_eq!(at, row);
-                hidden
-            };
-            self.logits_of(hidden)
-        });
+        let stats = answer(request, |pos| self.logits_of(self.row(request, pos)));
         if request.cache == CacheOp::Store {
             let end = *q.last().unwrap();
-            self.last = Some((end, self.hidden(request, end)));
+            self.last = Some((end, self.hidden(request, end, 0)));
             self.cache.extend(&request.ids);
         }
         if let CacheOp::Keep { keep } = request.cache {
-            self.last = keep.checked_sub(1).map(|p| (p, self.hidden(request, p)));
+            self.last = keep.checked_sub(1).map(|p| (p, self.hidden(request, p, 0)));
             self.cache.extend(&request.ids[..keep as usize]);
         }
         if bypass {

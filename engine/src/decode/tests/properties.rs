@@ -17,6 +17,9 @@ fn any_policy() -> impl Strategy<Value = PolicySpec> {
             .prop_map(|(s, score)| json!({"kind": "top_prob", "steps_per_block": s, "score": score})),
         (p.clone(), score.clone())
             .prop_map(|(t, score)| json!({"kind": "threshold", "tau": t, "score": score})),
+        (p.clone(), p.clone(), score.clone()).prop_map(|(t, low, score)| {
+            json!({"kind": "hierarchical", "tau": t, "tau_low": low, "score": score})
+        }),
         (0.0f32..3.0).prop_map(|f| json!({"kind": "factor", "f": f})),
         (-0.5f32..5.0, score.clone())
             .prop_map(|(g, score)| json!({"kind": "entropy_bound", "gamma": g, "score": score})),
@@ -29,6 +32,7 @@ fn any_policy() -> impl Strategy<Value = PolicySpec> {
                 "score": score
             })
         ),
+        (p.clone(), p.clone()).prop_map(|(t, n)| json!({"kind": "wino", "tau_wide": t, "tau_narrow": n})),
         (p.clone(), 0.0f32..2.0, 1u32..4, 0u32..6, score).prop_map(|(t, e, n, s, score)| json!({
             "kind": "klass", "tau": t, "epsilon": e, "history": n, "steps_per_block": s, "score": score
         })),
@@ -90,15 +94,18 @@ prop_compose! {
             _ => (Attention::Bidirectional, shift),
         };
         c.policy = policy;
+        c.frequencies = Some(crate::data::Frequencies::of(&[9, 4, 0, 7, 1, 30, 2, 2, 5, 1, 1, 0]).unwrap());
         c.eos_id = Some(3);
         c.early_stop = early_stop;
         c.temperature = if greedy { 0.0 } else { 0.8 };
         (c.seed, c.sequence, c.top_k) = (seed, sequence, 2);
         if c.attention == Attention::Bidirectional && c.policy.candidate.guidance == 0.0 && caching > 0 {
+            let wino = matches!(c.policy.method, Method::Wino { .. });
             c.policy.caching = Caching {
-                cache: if caching % 2 == 0 { CacheMode::Prefix } else { CacheMode::Dual },
+                cache: [CacheMode::Prefix, CacheMode::Dual, CacheMode::Delayed][if wino { 0 } else { caching as usize % 3 }],
                 cache_block: 1 + block_size,
                 cache_refresh: caching / 3,
+                cache_delay: seed as u32 % 3,
                 cache_check: caching > 5,
             };
         }
@@ -134,6 +141,11 @@ proptest! {
         };
         let l = d.ledger();
         match c.policy.method {
+            Method::Wino { .. } => {
+                prop_assert!(l.denoise <= open + 30 * d.state().blocks());
+                let beside = net.log.iter().filter_map(|r| r.want.shadow.as_ref());
+                prop_assert_eq!(l.shadow, beside.map(|s| s.positions.len() as u64).sum::<u64>());
+            }
             Method::Remdm { steps, .. } => prop_assert!(l.denoise <= (steps + 1) * d.state().blocks()),
             _ => {
                 prop_assert!(l.denoise <= open * writes + post * d.state().blocks());
@@ -146,7 +158,8 @@ proptest! {
         prop_assert_eq!(l.forwards, net.log.len() as u32);
         prop_assert_eq!(l.forwards, l.prefill + l.denoise + l.store + l.refresh + l.guide + l.check);
         prop_assert_eq!(l.guide, if c.policy.candidate.guidance == 0.0 { 0 } else { l.denoise });
-        prop_assert_eq!(l.positions, net.log.iter().map(|r| r.query_positions.len() as u64).sum::<u64>());
+        let computed: u64 = net.log.iter().map(|r| r.query_positions.len() as u64).sum();
+        prop_assert_eq!(l.positions, computed + l.shadow);
         let fills = d.steps().iter().flat_map(|s| &s.actions).filter(|a| a.kind == ActionKind::Fill).count();
         prop_assert_eq!(l.commits + fills as u32, open + l.remasks);
         prop_assert!(c.early_stop || fills == 0);
@@ -203,7 +216,8 @@ proptest! {
 /// The record says which positions each forward computed; the net has refused gaps between them and the cached prefix.
 fn recorded_forwards(d: &Decoder, net: &HashNet) -> Result<(), TestCaseError> {
     let steps = d.steps().iter().filter(|s| s.kind != StepKind::User);
-    let computed: Vec<Vec<u32>> = steps.map(|s| s.computed().collect()).collect();
+    let gap = |s: &StepRecord, p: &u32| s.gaps.iter().any(|(a, b)| (*a..*b).contains(p));
+    let computed: Vec<Vec<u32>> = steps.map(|s| s.computed().filter(|p| !gap(s, p)).collect()).collect();
     let asked: Vec<Vec<u32>> = net.log.iter().map(|r| r.query_positions.clone()).collect();
     prop_assert_eq!(computed, asked);
     prop_assert!(d.steps().iter().filter(|s| s.kind == StepKind::User).all(|s| s.computed().is_empty()));

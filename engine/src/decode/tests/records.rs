@@ -49,6 +49,39 @@ fn json_keeps_everything_and_is_compact() {
     assert!(t.footer.sum_log_p < 0.0);
 }
 
+/// Policies that compare record by how much each masked row of the block has moved since the forward before; others write rows
+/// as they always were, and those are read.
+#[test]
+fn rows_that_moved() {
+    let mut c = DecodeConfig::new(vec![1, 2], 20, 30, 29);
+    (c.block_size, c.policy) =
+        (8, policy(json!({"kind": "klass", "tau": 0.2, "epsilon": 1.0, "history": 1})));
+    let t = run(&c, 2.0).0.trajectory();
+    let mut known = 0;
+    for pair in t.steps.windows(2) {
+        for row in &pair[1].rows {
+            let compared = row.score.is_some() && pair[0].block == pair[1].block;
+            assert_eq!(row.kl.is_some(), compared, "{row:?}");
+            known += u32::from(row.kl.is_some_and(|kl| kl > 0.0));
+        }
+    }
+    assert!(known > 3 && t.steps[0].rows.iter().all(|r| r.kl.is_none()));
+    let text = serde_json::to_string(&t).unwrap();
+    assert_eq!(serde_json::from_str::<Trajectory>(&text).unwrap(), t);
+    let row = t.steps.iter().flat_map(|s| &s.rows).find(|r| r.kl.is_some()).unwrap();
+    let mut value = serde_json::to_value(row).unwrap();
+    let read = |v: &serde_json::Value| serde_json::from_value::<trajectory::RowRecord>(v.clone());
+    assert_eq!(value.as_array().unwrap().len(), 13);
+    value.as_array_mut().unwrap().pop();
+    assert_eq!(read(&value).unwrap(), trajectory::RowRecord { kl: None, ..row.clone() });
+    value.as_array_mut().unwrap().pop();
+    assert!(read(&value).is_err());
+    for v in [json!([]), json!(0.5), json!(0.5)] {
+        value.as_array_mut().unwrap().push(v);
+    }
+    assert!(read(&value).is_err(), "14 values");
+}
+
 /// Records come from strangers: nothing in them panics, everything that does not hold together is named.
 #[test]
 fn a_broken_record_is_refused() {
@@ -86,7 +119,9 @@ fn noise_changes_only_close_decisions() {
             policy(json!({"kind": "top_prob", "steps_per_block": 3})),
             policy(json!({"kind": "factor", "f": 2.0})),
             policy(json!({"kind": "ancestral", "form": "time_grid", "steps": 6})),
-        ][seed as usize % 6];
+            policy(json!({"kind": "wino", "tau_wide": 0.3, "tau_narrow": 0.3})),
+            policy(json!({"kind": "hierarchical", "tau": 0.6, "tau_low": 0.3})),
+        ][seed as usize % 8];
         c.prompt[0] = (seed % 11) as u32;
         // coarse logits make close calls frequent
         let noisy = |noise: f32| {
@@ -95,7 +130,7 @@ fn noise_changes_only_close_decisions() {
             drive(&mut d, |r| {
                 net.forward(r);
                 answer(r, |pos| {
-                    let mut z = net.logits_of(net.hidden(r, pos));
+                    let mut z = net.logits_of(net.row(r, pos));
                     for (v, x) in z.iter_mut().enumerate() {
                         *x = (*x * 4.0).round() / 4.0;
                         *x += noise * ((pos as usize * 31 + v * 17) % 13) as f32 / 13.0;

@@ -50,7 +50,10 @@ pub fn audit(tiny: &Tiny, config: &RunConfig, claims: &Claims) -> Vec<Finding> {
         if i > 0 && policy == default {
             continue;
         }
-        let edits = matches!(policy.method, Method::Edit { tau_edit: Some(_), .. } | Method::Remask { .. });
+        let edits = matches!(
+            policy.method,
+            Method::Edit { tau_edit: Some(_), .. } | Method::Remask { .. } | Method::Wino { .. }
+        );
         let counts = decode(tiny, serving.attention, policy);
         let z: Vec<f64> = laws.iter().map(|l| chi_square_z(&counts, &l.1)).collect();
         let closest = (0..z.len()).min_by(|a, b| z[*a].total_cmp(&z[*b])).expect("there are laws");

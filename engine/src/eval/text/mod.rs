@@ -82,7 +82,7 @@ pub fn sample<B: Train>(
             log_q: of(ActionKind::Commit).map(|a| a.logq as f64).sum(),
             edits: of(ActionKind::Edit).count() as u64,
             forwards: decoder.ledger().forwards as u64,
-            positions: decoder.steps().iter().map(|s| s.queries as u64).sum(),
+            positions: decoder.ledger().positions,
             canvas,
         });
         if !progress(sequence + 1) {

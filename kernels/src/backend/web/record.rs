@@ -238,7 +238,7 @@ impl Recorder {
     }
 }
 
-/// The rule as the attention shader's parameters read it: base, windowed, window, step, stream, always, seed (2),
+/// The rule as the attention shader's parameters read it: base, windowed, window, step (of the shadow: ahead), stream, always, seed (2),
 /// threshold (2).
 pub(super) type RuleWords = [u32; 10];
 
@@ -254,6 +254,10 @@ pub(super) fn rule_words(rule: MaskRule) -> RuleWords {
         Base::BlockDiffusion { causal_clean: false } => 3,
         Base::BlockDiffusion { causal_clean: true } => 4,
         Base::ComplementaryViews => 5,
+        Base::Shadow { blocks, ahead } => {
+            w[3] = ahead;
+            7 + blocks as u32
+        }
         Base::Annealed { r, seed, step } => {
             // a draw is an integer below 2^53: draw 2^-53 < r exactly if draw < ceil(r 2^53)
             let limit = (r as f64 * (1u64 << 53) as f64).ceil() as u64;

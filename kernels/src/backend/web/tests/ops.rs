@@ -198,6 +198,7 @@ fn rules() -> impl Strategy<Value = MaskRule> {
         Just(Base::BlockCausal),
         any::<bool>().prop_map(|causal_clean| Base::BlockDiffusion { causal_clean }),
         Just(Base::ComplementaryViews),
+        (any::<bool>(), 0..2u32).prop_map(|(blocks, ahead)| Base::Shadow { blocks, ahead }),
         (prop_oneof![Just(0.0f32), Just(1.0), 0.0..1.0f32], any::<u64>(), any::<u32>())
             .prop_map(|(r, seed, step)| Base::Annealed { r, seed, step }),
     ];
