@@ -1,10 +1,12 @@
 //! `hilda ablate PLAN`: the runs of an ablation, one after the other or `--jobs` at a time, then what came out, with
 //! intervals. Runs that are finished are not repeated; an interrupted one goes on from its checkpoint.
 
+mod queue;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use hilda_engine::config::{Ablation, Budget, RunConfig};
 use hilda_engine::data::corpus::Registry;
@@ -15,6 +17,7 @@ use hilda_engine::model::{Keep, Serving, Trunk};
 use hilda_engine::record::{Estimate, Metric, State, Status};
 use hilda_engine::train::{RunFolder, checkpoint, input};
 
+use self::queue::{Queue, lock};
 use super::likelihood::Estimates;
 use super::train::Show;
 use super::{CliError, data_dir, duration_text, open_data, train};
@@ -85,56 +88,43 @@ pub fn run(a: Args) -> Result<(), CliError> {
     for job in &jobs {
         unchanged(job, &runs.join(&job.name)).map_err(|e| bad(&e))?;
     }
-    let queue = Queue::new(&jobs);
+    let queue = Queue::new(after(&jobs));
     let show = if a.jobs == 1 { Show::Bar } else { Show::Nothing };
     let saving = Mutex::new(());
-    let work = || -> Result<(), CliError> {
-        while let Some(i) = queue.next(&jobs) {
-            let began = std::time::Instant::now();
-            let (job, folder) = (&jobs[i], runs.join(&jobs[i].name));
-            let done = status(&folder).is_some_and(|s| s.state == State::Finished);
-            eprintln!("{} of {}: {}{}", i + 1, jobs.len(), job.name, if done { ", finished" } else { "" });
-            if !done {
-                one(job, base, &folder, show)?;
-            }
-            if train::stopped() {
-                return Err(CliError::Failure("stopped; the same command goes on".into()));
-            }
-            if job.arm.is_some() {
-                measure(&plan, &folder)?;
-            }
-            queue.done(i);
-            if done {
-                continue;
-            }
-            if show == Show::Nothing {
-                eprintln!("{}: {}", job.name, duration_text(began.elapsed().as_secs_f64()));
-            }
-            // what is known so far, for the page
-            let _one_at_a_time = lock(&saving);
-            result(&plan, &jobs, &runs, &a)?.save(&data)?;
+    let each = |i: usize| -> Result<(), CliError> {
+        let began = std::time::Instant::now();
+        let (job, folder) = (&jobs[i], runs.join(&jobs[i].name));
+        let done = status(&folder).is_some_and(|s| s.state == State::Finished);
+        eprintln!("{} of {}: {}{}", i + 1, jobs.len(), job.name, if done { ", finished" } else { "" });
+        if !done {
+            one(job, base, &folder, show)?;
+        }
+        if train::stopped() {
+            return Err(CliError::Failure("stopped; the same command goes on".into()));
+        }
+        if job.arm.is_some() {
+            measure(&plan, &folder)?;
+        }
+        if !done && show == Show::Nothing {
+            eprintln!("{}: {}", job.name, duration_text(began.elapsed().as_secs_f64()));
         }
         Ok(())
     };
+    // what is known so far, for the page
+    let then = |_| -> Result<(), CliError> {
+        let _one_at_a_time = lock(&saving);
+        result(&plan, &jobs, &runs, &a, |i| queue.is_done(i))?.save(&data)?;
+        Ok(())
+    };
     let ends: Vec<Result<(), CliError>> = std::thread::scope(|s| {
-        let workers: Vec<_> = (0..a.jobs.min(jobs.len()))
-            .map(|_| {
-                s.spawn(|| {
-                    let end = work();
-                    if end.is_err() {
-                        queue.abandon();
-                    }
-                    end
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .map(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
+        let workers: Vec<_> =
+            (0..a.jobs.min(jobs.len())).map(|_| s.spawn(|| queue.work(each, then))).collect();
+        let join =
+            |w: std::thread::ScopedJoinHandle<_>| w.join().unwrap_or_else(|e| std::panic::resume_unwind(e));
+        workers.into_iter().map(join).collect()
     });
     ends.into_iter().collect::<Result<Vec<()>, _>>()?;
-    let result = result(&plan, &jobs, &runs, &a)?;
+    let result = result(&plan, &jobs, &runs, &a, |_| true)?;
     let folder = result.save(&data)?;
     if let Some(out) = &a.out {
         let failed = |e: std::io::Error| CliError::Failure(format!("{}: {e}", out.display()));
@@ -180,67 +170,10 @@ fn one(job: &Job, base: &Path, folder: &Path, show: Show) -> Result<(), CliError
     Ok(())
 }
 
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Which jobs are taken and done; an arm waits for the start of its seed.
-struct Queue {
-    /// None once a worker gave up
-    jobs: Mutex<Option<Vec<Progress>>>,
-    changed: Condvar,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    Waiting,
-    Taken,
-    Done,
-}
-
-impl Queue {
-    fn new(jobs: &[Job]) -> Queue {
-        Queue { jobs: Mutex::new(Some(vec![Progress::Waiting; jobs.len()])), changed: Condvar::new() }
-    }
-
-    /// The next job whose start is done; waits for one; None when there is none left.
-    fn next(&self, jobs: &[Job]) -> Option<usize> {
-        let mut state = lock(&self.jobs);
-        loop {
-            let now = state.as_mut()?;
-            let started = |seed: u64| {
-                jobs.iter()
-                    .zip(now.iter())
-                    .all(|(j, p)| j.arm.is_some() || j.seed != seed || *p == Progress::Done)
-            };
-            let ready =
-                |i: usize| now[i] == Progress::Waiting && (jobs[i].arm.is_none() || started(jobs[i].seed));
-            // starts first: arms of every seed then become ready
-            let order = (0..jobs.len()).filter(|i| jobs[*i].arm.is_none());
-            let order = order.chain((0..jobs.len()).filter(|i| jobs[*i].arm.is_some()));
-            if let Some(i) = order.clone().find(|i| ready(*i)) {
-                now[i] = Progress::Taken;
-                return Some(i);
-            }
-            if now.iter().all(|p| *p != Progress::Waiting) {
-                return None;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn done(&self, i: usize) {
-        if let Some(now) = lock(&self.jobs).as_mut() {
-            now[i] = Progress::Done;
-        }
-        self.changed.notify_all();
-    }
-
-    /// Nothing more is handed out.
-    fn abandon(&self) {
-        *lock(&self.jobs) = None;
-        self.changed.notify_all();
-    }
+/// The run that each waits for: an arm, for the start of its seed.
+fn after(jobs: &[Job]) -> Vec<Option<usize>> {
+    let start = |seed: u64| jobs.iter().position(|j| j.arm.is_none() && j.seed == seed);
+    jobs.iter().map(|j| j.arm.as_ref().and_then(|_| start(j.seed))).collect()
 }
 
 fn status(folder: &Path) -> Option<Status> {
@@ -381,12 +314,21 @@ fn cost(folder: &Path) -> (f64, f64) {
     steps.values().fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1))
 }
 
-/// The finished runs of every arm, measured.
-fn result(plan: &Ablation, jobs: &[Job], runs: &Path, a: &Args) -> Result<AblationResult, CliError> {
+/// The finished runs of every arm, measured, of those that `count`.
+fn result(
+    plan: &Ablation,
+    jobs: &[Job],
+    runs: &Path,
+    a: &Args,
+    count: impl Fn(usize) -> bool,
+) -> Result<AblationResult, CliError> {
     let mut arms = vec![];
     for arm in &plan.arms {
         let mut results = vec![];
-        for job in jobs.iter().filter(|j| j.arm.as_ref() == Some(&arm.name)) {
+        for (i, job) in jobs.iter().enumerate() {
+            if job.arm.as_ref() != Some(&arm.name) || !count(i) {
+                continue;
+            }
             let folder = runs.join(&job.name);
             let Some(s) = status(&folder).filter(|s| s.state == State::Finished) else { continue };
             let start = plan.starts(arm).then(|| runs.join(plan.run_name("start", job.seed)));
