@@ -7,6 +7,7 @@
 pub mod ablation;
 pub mod audit;
 pub mod cli;
+pub mod decoder_results;
 pub mod device;
 pub mod estimate;
 pub mod http;
