@@ -53,6 +53,8 @@ pub fn outline(kind: &str) -> &'static str {
         "remdm" => "M6 2h4v4h4v4h-4v4h-4v-4h-4v-4h4z",
         "klass" => "M8 2l6 4.5l-2.3 7h-7.4l-2.3-7z",
         "left_to_right" => "M3 3l11 5l-11 5l3-5z",
+        "best_of" => "M3 2h10v4l-3 2l3 2v4h-10v-4l3-2l-3-2z",
+        "draft_refine" => "M2 4h9l3 4l-3 4h-9l3-4z",
         _ => "M2 5.5h12v5h-12z",
     }
 }
@@ -236,6 +238,14 @@ mod tests {
         let told: Vec<(usize, bool)> = all.iter().map(|s| (s.index, s.best)).collect();
         assert_eq!(told, [(0, true), (2, false), (1, false), (3, true)]);
         assert!(arrange(vec![]).is_empty());
+    }
+
+    #[test]
+    fn kinds_differ_in_form() {
+        let mut seen = std::collections::BTreeSet::new();
+        for info in hilda_engine::decode::PolicySpec::parameters() {
+            assert!(seen.insert(outline(info.kind)), "{} looks like another kind", info.kind);
+        }
     }
 
     #[test]

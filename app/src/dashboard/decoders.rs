@@ -206,7 +206,8 @@ pub fn Decoders(result: Arc<DecoderResult>) -> impl IntoView {
         <section class="decoders" aria-label="Quality against speed of decoders">
             <h2>{format!("Decoders of {model}")}</h2>
             <p class="mut small">{format!(
-                "{texts} prompts of {prompt} tokens, up to {length} tokens written after each; judge {judge}; seed {seed}. Lower and further right is better. Low temperature lowers nats and entropy alike: compare at equal entropy (excess)."
+                "{texts} prompt{} of {prompt} tokens, up to {length} tokens written after each; judge {judge}; seed {seed}. Lower and further right is better. Low temperature lowers nats and entropy alike: compare at equal entropy (excess).",
+                if texts == 1 { "" } else { "s" }
             )}</p>
             {if spots.is_empty() {
                 view! { <p class="mut">"The result has no points that can be drawn."</p> }.into_any()
@@ -256,7 +257,11 @@ fn number(value: Option<f64>, digits: usize) -> String {
 }
 
 fn nats(p: &DecoderPoint) -> String {
-    format!("{} ± {}", number(p.nll, 3), number(p.nll_stderr, 3))
+    match p.nll_stderr {
+        Some(error) => format!("{} ± {error:.3}", number(p.nll, 3)),
+        // a standard error needs two texts
+        None => number(p.nll, 3),
+    }
 }
 
 fn excess(p: &DecoderPoint) -> String {
@@ -330,7 +335,7 @@ mod tests {
         .expect("a result");
         assert_eq!(result.points[0].name(), "threshold, tau 0.9, score top_prob, temperature 0.6");
         assert_eq!(result.points[1].name(), "from_the_future, x 1, temperature 0");
-        assert_eq!(nats(&result.points[0]), "2.500 ± not measured");
+        assert_eq!(nats(&result.points[0]), "2.500");
         assert!(result.points.iter().all(|p| p.kept.is_empty()));
         let spots = arrange(result.points.iter().enumerate().map(|(i, p)| p.spot(i)).collect());
         assert_eq!(spots.len(), 1, "a point without a value is not drawn");
