@@ -8,6 +8,7 @@ pub mod ablation;
 pub mod agreement;
 pub mod audit;
 pub mod cli;
+pub mod decoder_results;
 pub mod device;
 pub mod estimate;
 pub mod http;

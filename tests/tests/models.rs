@@ -123,6 +123,27 @@ fn an_autoregressive_model_becomes_a_diffusion_model_and_goes_out_again() {
     let of = |name: &str| fs::read_to_string(folder.path().join("bench").join(name)).unwrap();
     assert_eq!(of("results.csv").lines().count(), 7);
     assert!(of("index.html").contains("<svg") && !of("index.html").contains("NaN"));
+    let result: serde_json::Value = serde_json::from_str(&of("results.json")).unwrap();
+    for p in result["points"].as_array().unwrap() {
+        let [kept] = p["kept"].as_array().unwrap().as_slice() else { panic!("{p}") };
+        assert_eq!(kept["settings"]["policy"], p["policy"], "{p}");
+        assert!(kept["trajectory"]["steps"].as_array().unwrap().iter().all(|s| s.get("r").is_none()), "{p}");
+        assert!(!kept["pieces"].as_object().unwrap().is_empty() && p["parameters"].is_string(), "{p}");
+    }
+    fs::write(
+        folder.path().join("grid.json"),
+        r#"{"policies": [{"kind": "threshold", "tau": [0.3, 0.9]}], "temperatures": [1]}"#,
+    )
+    .unwrap();
+    let grid =
+        ["--grid", "grid.json", "--keep", "0", "--out", "grid", "--playground", "https://example.org/"];
+    let ended = bench(&grid);
+    done(&ended);
+    assert_eq!(ended.json()["points"].as_array().unwrap().len(), 3, "the reference and two thresholds");
+    let page = fs::read_to_string(folder.path().join("grid/index.html")).unwrap();
+    assert!(page.contains("No recording") && !page.contains("#w="));
+    bench(&["--grid", "nowhere.json"]).refused(2, &["nowhere.json"]);
+    bench(&["--name", "../x"]).refused(2, &["--name"]);
     bench(&["--out", "bench"]).refused(2, &["there already"]);
     bench(&["--policy", "edit", "--window", "30"]).refused(2, &["--window"]);
 

@@ -15,6 +15,7 @@ mod state;
 mod view;
 
 pub use controls::{ChartControls, ChartGroup, replace_query};
+pub use scale::Scale;
 pub use series::{Look, Point, Series, XAxis};
 pub use spark::Spark;
 pub use view::LineChart;

@@ -1,4 +1,4 @@
-//! Runs side by side: a verdict that claims only what intervals support, curves over each other, costs, and the
+//! Runs side by side (or, by name, an ablation or decoders): a verdict that claims only what intervals support, curves over each other, costs, and the
 //! configuration, differences only unless asked.
 
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ use leptos_router::hooks::{use_navigate, use_query_map};
 
 use super::ablation::{self, Ablation};
 use super::data::{AblationResult, MetricRows, RunDetail, RunSummary};
+use super::decoders::{DecoderChooser, NamedDecoders};
 use super::frontier::{Frontier, judged};
 use super::metrics::{Metrics, Quantity};
 use super::seeds::{join, without_seed};
@@ -53,6 +54,25 @@ async fn load(id: &str) -> Result<Column, Problem> {
 pub fn Compare() -> impl IntoView {
     set_title("Compare");
     let query = use_query_map();
+    let decoders = Memo::new(move |_| query.with(|q| q.get("decoders")).filter(|n| !n.is_empty()));
+    view! {
+        <section class="page compare">
+            <h1>"Compare"</h1>
+            {move || match decoders.get() {
+                Some(name) => view! {
+                    <NamedDecoders name/>
+                    <p><A href="/compare">"All comparisons"</A></p>
+                }.into_any(),
+                None => view! { <OfRuns/> }.into_any(),
+            }}
+        </section>
+    }
+}
+
+/// Runs, or the runs of an ablation.
+#[component]
+fn OfRuns() -> impl IntoView {
+    let query = use_query_map();
     // a named ablation brings its runs and its verdicts
     let named = query.with_untracked(|q| q.get("ablation")).filter(|n| !n.is_empty());
     let found = RwSignal::new(None::<(Option<AblationResult>, Option<Problem>)>);
@@ -81,20 +101,17 @@ pub fn Compare() -> impl IntoView {
     // an ablation's verdicts are over seeds; those between single runs would contradict them
     let verdicts = named.is_none();
     view! {
-        <section class="page compare">
-            <h1>"Compare"</h1>
-            {match &named {
-                Some(_) => (move || found.get().map(|(result, problem)| view! { <Ablation result problem/> })).into_any(),
-                None => view! { <Chooser ids/> }.into_any(),
-            }}
-            {move || {
-                let list = ids.get();
-                match list.len() {
-                    0 => None,
-                    _ => Some(view! { <Side ids=list verdicts/> }),
-                }
-            }}
-        </section>
+        {match &named {
+            Some(_) => (move || found.get().map(|(result, problem)| view! { <Ablation result problem/> })).into_any(),
+            None => view! { <Chooser ids/> }.into_any(),
+        }}
+        {move || {
+            let list = ids.get();
+            match list.len() {
+                0 => verdicts.then(|| view! { <DecoderChooser/> }.into_any()),
+                _ => Some(view! { <Side ids=list verdicts/> }.into_any()),
+            }
+        }}
     }
 }
 

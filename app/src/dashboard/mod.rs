@@ -6,6 +6,8 @@ mod compare;
 mod config_view;
 mod curves;
 pub mod data;
+mod decoder_plot;
+mod decoders;
 pub mod define;
 mod files;
 mod frontier;

@@ -31,6 +31,7 @@ use leptos_router::hooks::use_query_map;
 use wasm_bindgen::JsCast;
 
 pub use pair::Pair;
+pub use permalink::Link;
 pub use replay::Replay;
 
 use crate::dom;
@@ -43,7 +44,6 @@ use deeper::Deeper;
 use inspector::Inspector;
 use model_card::{ModelCard, dropped_entries, dropped_files};
 use panel::Panel;
-use permalink::Link;
 use session::has_holes;
 use strip::{Legend, Overlays, Strip};
 use transport::{Counters, Transport};

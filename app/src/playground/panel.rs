@@ -195,6 +195,10 @@ fn PolicyDial(
         <label class="check">
             <input
                 type="checkbox"
+                aria-label={
+                    let title = title.clone();
+                    move || format!("{title}: {}", if value.get().is_null() { "off" } else { "on" })
+                }
                 prop:checked=move || !value.get().is_null()
                 on:change=move |e| if event_target_checked(&e) { write(default_number) } else { set(Value::Null) }
             />
@@ -257,16 +261,25 @@ fn Dial(
     let shown = move |v: f64| if step >= 1.0 { format!("{v:.0}") } else { format!("{v:.2}") };
     let changed = move || (value.get() - default).abs() > step / 100.0 && !disabled.get() && !preset.get();
     let label = name.clone();
+    let spoken = move || match (disabled.get(), unit) {
+        (true, _) => "off".to_string(),
+        (false, "") => shown(value.get()),
+        (false, unit) => format!("{} {unit}", shown(value.get())),
+    };
     view! {
         <div class="dial">
             <label>
-                <span class="name">{name}</span>
-                <span class="value">
+                // the slider is called by its name alone; value and unit are its value, in words
+                <span class="name">{name.clone()}</span>
+                " "
+                <span class="value" aria-hidden="true">
                     {move || if disabled.get() { "off".to_string() } else { shown(value.get()) }}
-                    {(!unit.is_empty()).then(|| view! { <small>" "{unit}</small> })}
+                    {move || (!unit.is_empty() && !disabled.get()).then(|| view! { " "<small>{unit}</small> })}
                 </span>
                 <input
                     type="range"
+                    aria-label=name
+                    aria-valuetext=spoken
                     min=range.0
                     max=range.1
                     step=step
@@ -279,7 +292,7 @@ fn Dial(
                 {meaning}
                 <Show when=changed>
                     " "
-                    <button class="link" aria-label=format!("Reset {label}") on:click=move |_| set.run(default)>{format!("reset to {}", shown(default))}</button>
+                    <button class="link" aria-label=format!("{label}: reset to {}", shown(default)) on:click=move |_| set.run(default)>{format!("reset to {}", shown(default))}</button>
                 </Show>
             </p>
         </div>

@@ -126,10 +126,10 @@ pub fn Overlays(player: Player) -> impl IntoView {
 pub fn Legend() -> impl IntoView {
     view! {
         <ul class="legend" aria-label="Marks">
-            <li><span class="tok masked"><span class="w">"word"</span></span>"masked"</li>
-            <li><span class="tok new"><span class="w">"word"</span></span>"just written"</li>
-            <li><span class="tok edited"><s>"old"</s><span class="w">"word"</span></span>"edited, the old word struck"</li>
-            <li><span class="tok fixed"><span class="w">"word"</span></span>"fixed by you"</li>
+            <li><span class="tok masked" aria-hidden="true"><span class="w">"word"</span></span>"masked"</li>
+            <li><span class="tok new" aria-hidden="true"><span class="w">"word"</span></span>"just written"</li>
+            <li><span class="tok edited" aria-hidden="true"><s>"old"</s><span class="w">"word"</span></span>"edited, the old word struck"</li>
+            <li><span class="tok fixed" aria-hidden="true"><span class="w">"word"</span></span>"fixed by you"</li>
         </ul>
     }
 }

@@ -1,5 +1,5 @@
 //! `hilda decode-bench`: decoders over a grid of thresholds and temperatures, their texts before a judge, and their cost:
-//! one table, one picture of quality against forwards, every first text with the order it was written in.
+//! one table, one picture of quality against forwards, the first texts of each with the recorded actions that wrote them.
 
 use std::fmt::Write;
 use std::fs;
@@ -20,8 +20,11 @@ use hilda_kernels::Cpu;
 
 use super::progress::Progress;
 use super::sample::{open_model, parse_policy};
-use super::{CliError, duration_text};
+use super::{CliError, decode_grid, duration_text, open_data};
+use crate::decoder_results;
 use crate::share::decoders::page;
+use crate::share::publish::write_page;
+use crate::share::recording::Recording;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -34,9 +37,13 @@ pub struct Args {
     /// text or JSONL file; every document's beginning is a prompt
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// a policy as JSON or by name, again and again [default: a grid over all of them]
+    /// a policy as JSON or by name, again and again; a list in place of a parameter stands for each of its values
+    /// [default: a grid over all of them]
     #[arg(long)]
     policy: Vec<String>,
+    /// JSON file {"policies": [as for --policy, ...], "temperatures": [...]}
+    #[arg(long, value_name = "FILE", conflicts_with = "policy")]
+    grid: Option<PathBuf>,
     /// temperature of the draws, again and again
     #[arg(long, default_values_t = [0.6, 0.8, 1.0])]
     temperature: Vec<f32>,
@@ -57,12 +64,27 @@ pub struct Args {
     /// every position sees the whole text, instead of block by block; adds what needs that to the default grid
     #[arg(long)]
     whole: bool,
+    /// texts of each decoder whose recorded actions are kept, to be replayed in the playground
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=8))]
+    keep: u8,
     /// folder for results.json, results.csv and index.html; it must not exist
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// keep the same in the data folder, where the dashboard shows it under this name (/compare?decoders=NAME)
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// put the page into DIR/page too, so that any host serves the texts with their replay
+    #[arg(long, requires = "out", conflicts_with = "playground")]
+    with_page: bool,
+    /// address of a playground that index.html links to
+    #[arg(long, value_name = "URL")]
+    playground: Option<String>,
     #[arg(long)]
     json: bool,
 }
+
+/// Bytes of all recordings of a result at most.
+const MOST_KEPT: usize = 16 << 20;
 
 /// Exact samples of the model's own law: what the other decoders approximate.
 const REFERENCE: &str = r#"{"kind": "ancestral", "tokens_per_forward": 1}"#;
@@ -115,16 +137,31 @@ const WHOLE: [&str; 4] = [
 pub fn run(a: Args) -> Result<(), CliError> {
     let bad = |m: String| CliError::BadInput(m);
     let reference = parse_policy(REFERENCE)?;
-    let grid: Vec<PolicySpec> = match a.policy.as_slice() {
-        [] => {
+    let mut temperatures = a.temperature.clone();
+    let grid: Vec<PolicySpec> = match (&a.grid, a.policy.as_slice()) {
+        (Some(file), _) => {
+            let (policies, own) = decode_grid::read(file)?;
+            if !own.is_empty() {
+                temperatures = own;
+            }
+            policies
+        }
+        (None, []) => {
             let whole = WHOLE.iter().filter(|_| a.whole);
             GRID.iter().chain(whole).map(|p| parse_policy(p)).collect::<Result<_, _>>()?
         }
-        named => named.iter().map(|p| parse_policy(p)).collect::<Result<_, _>>()?,
+        (None, named) => {
+            let all = named.iter().map(|p| decode_grid::policies(p)).collect::<Result<Vec<_>, _>>()?;
+            all.into_iter().flatten().collect()
+        }
     };
-    let policies: Vec<PolicySpec> =
-        std::iter::once(reference).chain(grid.into_iter().filter(|p| *p != reference)).collect();
-    if let Some(t) = a.temperature.iter().find(|t| !(0.0..=10.0).contains(*t)) {
+    let mut policies = vec![reference];
+    for policy in grid {
+        if !policies.contains(&policy) {
+            policies.push(policy);
+        }
+    }
+    if let Some(t) = temperatures.iter().find(|t| !(0.0..=10.0).contains(*t)) {
         return Err(bad(format!("--temperature {t} is outside 0..10")));
     }
     if a.prompt == 0 || a.window == 0 || a.window > a.length {
@@ -132,6 +169,23 @@ pub fn run(a: Args) -> Result<(), CliError> {
     }
     if let Some(out) = a.out.as_ref().filter(|out| out.exists()) {
         return Err(bad(format!("--out {}: is there already", out.display())));
+    }
+    let kept_in = match &a.name {
+        None => None,
+        Some(name) => {
+            let folder = decoder_results::folder(&open_data()?, name).ok_or_else(|| {
+                bad(format!("--name {name}: letters, digits, dots, dashes and low lines, at most 100"))
+            })?;
+            if folder.exists() {
+                return Err(bad(format!("--name {name}: is there already")));
+            }
+            Some(folder)
+        }
+    };
+    if let Some(url) =
+        a.playground.as_ref().filter(|u| !u.starts_with("http://") && !u.starts_with("https://"))
+    {
+        return Err(bad(format!("--playground {url}: an address begins with http:// or https://")));
     }
     let (model, tokenizer) = open_model(&a.model)?;
     if model.serving.attention == Attention::Causal {
@@ -141,20 +195,36 @@ pub fn run(a: Args) -> Result<(), CliError> {
     let (other, other_tokenizer) = open_model(&a.judge)?;
     let judge = TextJudge::new(&other, other_tokenizer)
         .map_err(|e| bad(format!("--judge {}: {e}", a.judge.display())))?;
-    let (points, first) = measure(&a, &model, &tokenizer, &judge, &policies, &reference, &prompts)?;
-    let report = serde_json::json!({
+    let measured = measure(&a, &model, &tokenizer, &judge, &policies, &temperatures, &prompts)?;
+    let Measured { points, first, kept, left_out } = measured;
+    if left_out > 0 {
+        eprintln!("{left_out} recordings were too long to be kept");
+    }
+    let mut report = serde_json::json!({
         "model": name(&a.model), "judge": name(&a.judge), "texts": prompts.len(), "prompt": a.prompt,
         "length": a.length, "window": a.window, "seed": a.seed, "whole": a.whole, "reference": reference, "points": points,
     });
-    if let Some(out) = &a.out {
-        let write = |name: &str, bytes: &[u8]| {
-            files::replace(&out.join(name), bytes)
-                .map_err(|e| CliError::Failure(format!("{}: {e}", out.display())))
-        };
-        fs::create_dir_all(out).map_err(|e| CliError::Failure(format!("{}: {e}", out.display())))?;
+    let playground = if a.with_page { Some("page/".into()) } else { a.playground.clone() };
+    for out in [&a.out, &kept_in].into_iter().flatten() {
+        let failed = |e: &dyn std::fmt::Display| CliError::Failure(format!("{}: {e}", out.display()));
+        fs::create_dir_all(out).map_err(|e| failed(&e))?;
+        let write = |name: &str, bytes: &[u8]| files::replace(&out.join(name), bytes).map_err(|e| failed(&e));
+        if a.with_page && a.out.as_ref() == Some(out) {
+            write_page(&out.join("page")).map_err(|e| failed(&e))?;
+        }
+        // the server's own playground is the dashboard's to name
+        let link = playground.as_deref().filter(|_| a.out.as_ref() == Some(out));
         write("results.csv", csv(&points).as_bytes())?;
-        write("index.html", page(&report, &points, &first, &tokenizer).as_bytes())?;
-        write("results.json", serde_json::to_string_pretty(&report).unwrap_or_default().as_bytes())?;
+        write("index.html", page(&report, &points, &first, &kept, link, &tokenizer).as_bytes())?;
+        let mut whole = report.clone();
+        for (i, recordings) in kept.iter().enumerate() {
+            whole["points"][i]["parameters"] = parameters(&points[i].policy).into();
+            whole["points"][i]["kept"] = serde_json::to_value(recordings).unwrap_or_default();
+        }
+        write("results.json", serde_json::to_string(&whole).unwrap_or_default().as_bytes())?;
+    }
+    if let Some(n) = &a.name {
+        report["name"] = n.as_str().into();
     }
     if a.json {
         println!("{report}");
@@ -196,27 +266,39 @@ pub fn prompts(
     Ok(prompts)
 }
 
-/// Every decoder at every temperature over every prompt, and the first text of each.
+/// What was measured: a point, its first text and its recordings for every decoder and temperature.
+struct Measured {
+    points: Vec<Point>,
+    first: Vec<Sample>,
+    kept: Vec<Vec<Recording>>,
+    /// recordings beyond a limit of size
+    left_out: usize,
+}
+
+/// Every decoder (first the reference) at every temperature over every prompt.
 fn measure(
     a: &Args,
     model: &LoadedModel,
     tokenizer: &Tokenizer,
     judge: &TextJudge,
     policies: &[PolicySpec],
-    reference: &PolicySpec,
+    temperatures: &[f32],
     prompts: &[String],
-) -> Result<(Vec<Point>, Vec<Sample>), CliError> {
+) -> Result<Measured, CliError> {
     let mut session = Session::new(&Cpu, Arc::new(Weights::new(&Cpu, model)), model.config.context);
-    let (mut points, mut first) = (vec![], vec![]);
+    let mut m = Measured { points: vec![], first: vec![], kept: vec![], left_out: 0 };
+    let mut bytes_left = MOST_KEPT;
     let mut bar = Progress::new("decoder");
     let began = Instant::now();
-    let mut temperatures = a.temperature.clone();
+    let mut temperatures = temperatures.to_vec();
     temperatures.dedup();
-    let total = policies.len() * temperatures.len();
+    // entropy-bound decoding is defined up to temperature 1
+    let defined = |p: &PolicySpec, t: f32| !matches!(p.method, Method::EntropyBound { .. }) || t <= 1.0;
+    let each = |p: &PolicySpec| temperatures.iter().filter(|t| defined(p, **t)).count();
+    let total: usize = policies.iter().map(each).sum();
     for policy in policies {
         for temperature in &temperatures {
-            // entropy-bound decoding is defined up to temperature 1
-            if matches!(policy.method, Method::EntropyBound { .. }) && *temperature > 1.0 {
+            if !defined(policy, *temperature) {
                 continue;
             }
             let (mut samples, mut seconds) = (vec![], 0.0);
@@ -240,15 +322,28 @@ fn measure(
                 let sample = judged(trajectory, tokenizer, judge, prompt, a.window);
                 samples.push(sample.map_err(|e| bad(format!("judge: {e}")))?);
             }
-            points.push(Point::new(*policy, *temperature, &samples, seconds));
-            first.extend(samples.into_iter().next());
-            let left = began.elapsed().as_secs_f64() / points.len() as f64 * (total - points.len()) as f64;
-            bar.update(points.len() as u64, total as u64, &format!("{} left", duration_text(left)));
+            let mut kept = vec![];
+            for (sample, prompt) in samples.iter().zip(prompts).take(a.keep.into()) {
+                let made = Recording::new(prompt, &sample.trajectory, tokenizer, a.whole);
+                match made.filter(|r| r.bytes() <= bytes_left) {
+                    Some(recording) => {
+                        bytes_left -= recording.bytes();
+                        kept.push(recording);
+                    }
+                    None => m.left_out += 1,
+                }
+            }
+            m.kept.push(kept);
+            m.points.push(Point::new(*policy, *temperature, &samples, seconds));
+            m.first.extend(samples.into_iter().next());
+            let done = m.points.len();
+            let left = began.elapsed().as_secs_f64() / done as f64 * total.saturating_sub(done) as f64;
+            bar.update(done as u64, total as u64, &format!("{} left", duration_text(left)));
         }
     }
     bar.finish();
-    compare(&mut points, reference);
-    Ok((points, first))
+    compare(&mut m.points, &policies[0]);
+    Ok(m)
 }
 
 /// A policy's parameters on one line, without its kind: "tau 0.9".

@@ -11,6 +11,7 @@ pub mod bench;
 pub mod convert;
 pub mod data;
 pub mod decode_bench;
+pub mod decode_grid;
 pub mod doctor;
 mod edits;
 pub mod eval;

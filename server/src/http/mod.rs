@@ -6,6 +6,7 @@
 mod ablations;
 mod assets;
 mod completions;
+mod decoders;
 mod events;
 mod forward;
 mod guard;
@@ -173,6 +174,8 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<AppState>)> {
         ("get", "/api/runs/{id}/model/{file}", get(models::file)),
         ("post", "/api/trash/{id}/restore", post(runs::restore)),
         ("get", "/api/ablations", get(ablations::list)),
+        ("get", "/api/decoders", get(decoders::list)),
+        ("get", "/api/decoders/{name}", get(decoders::show)),
         ("get", "/api/shares", get(shared::list)),
         ("delete", "/api/shares/{slug}", delete(shared::revoke)),
         ("get", "/api/r/{slug}", get(shared::show)),

@@ -49,6 +49,8 @@ const OPERATIONS: &[Operation] = &[
     ),
     ("post", "/api/trash/{id}/restore", "Bring a deleted run back", &[], "", 200, "RunSummary"),
     ("get", "/api/ablations", "Results of ablations, by name", &[], "", 200, "[Ablation]"),
+    ("get", "/api/decoders", "Comparisons of decoders, by name", &[], "", 200, "[DecoderEntry]"),
+    ("get", "/api/decoders/{name}", "One of them, with its recorded texts", &[], "", 200, "object"),
     ("get", "/api/shares", "Links that work", &[], "", 200, "[Share]"),
     ("delete", "/api/shares/{slug}", "Make a link dead", &[], "", 204, ""),
     ("get", "/api/r/{slug}", "A shared result", &[], "", 200, "SharedResult"),
@@ -277,6 +279,7 @@ const SCHEMAS: &[(&str, &[&str])] = &[
             "version string",
         ],
     ),
+    ("DecoderEntry", &["name string", "model string", "judge string", "texts integer", "points integer"]),
     (
         "ModelCard",
         &[

@@ -1,5 +1,6 @@
 //! Decoders compared, as one self-contained page: nats of the judge against tokens a forward, the table, and every
-//! decoder's first text, each word as dark as it was written early. No script, nothing fetched.
+//! decoder's first text, each word as dark as it was written early, with a link that replays it in a playground. No
+//! script, nothing fetched: a mark is a link to its text, so that mouse, touch and keyboard choose alike.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,6 +11,7 @@ use hilda_engine::eval::decoders::{Point, Sample};
 use serde_json::Value;
 
 use super::html::escape;
+use super::recording::Recording;
 use super::svg::{number, ticks};
 use crate::cli::decode_bench::parameters;
 
@@ -21,7 +23,8 @@ const TOP: f64 = 12.0;
 const BOTTOM: f64 = 44.0;
 
 const CSS: &str = ".mark{stroke:var(--ink);stroke-width:1.4;fill:var(--paper)}.mark.best{fill:var(--accent);stroke:var(--accent)}\
-.stairs{fill:none;stroke:var(--accent)}a:focus-visible .mark{stroke-width:3}.say{margin:.4rem 0}.kinds{display:flex;flex-wrap:wrap;gap:.2rem 1rem}\
+.stairs{fill:none;stroke:var(--accent)}.chart a:is(:focus-visible,:hover) .mark{stroke-width:3.5}.hit{fill:transparent}\
+h3:target{background:color-mix(in srgb,var(--accent) 14%,transparent);outline:.3rem solid color-mix(in srgb,var(--accent) 14%,transparent)}.say{margin:.4rem 0}.kinds{display:flex;flex-wrap:wrap;gap:.2rem 1rem}\
 .kinds svg{width:1rem;height:1rem;vertical-align:-.15em}main{max-width:60rem}.w{border-bottom:2px solid}";
 
 /// The outline of a kind of decoder around (x, y): kinds differ in form, not in colour.
@@ -94,7 +97,7 @@ fn picture(s: &mut String, points: &[Point]) {
     let best = frontier(points);
     let _ = write!(
         s,
-        "<figure><svg class=\"chart\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"Nats per token of the judge against tokens a forward, one mark a decoder and temperature\">"
+        "<figure><svg class=\"chart\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"group\" aria-label=\"Nats per token of the judge against tokens a forward, one mark a decoder and temperature\">"
     );
     for v in ticks(y0, y1, 6) {
         let y = py(v);
@@ -137,7 +140,9 @@ fn picture(s: &mut String, points: &[Point]) {
         let class = if best.contains(&i) { "best" } else { "" };
         let _ = write!(
             s,
-            "<a href=\"#d{i}\">{}<title>{} {}, T {}: {:.3} ± {:.3} nats, entropy {:.2}, {:.2} tokens a forward</title></a>",
+            "<a href=\"#d{i}\"><circle class=\"hit\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"11\"/>{}<title>{} {}, T {}: {:.3} ± {:.3} nats, entropy {:.2}, {:.2} tokens a forward</title></a>",
+            px(p),
+            py(p.nll),
             mark(p.policy.kind(), px(p), py(p.nll), class),
             p.policy.kind(),
             escape(&parameters(&p.policy)),
@@ -230,8 +235,32 @@ fn ordered(s: &mut String, sample: &Sample, tokenizer: &Tokenizer) {
     *s += "</blockquote>";
 }
 
-/// The page. `report` is what `results.json` holds; `first` has the first text of every point.
-pub fn page(report: &Value, points: &[Point], first: &[Sample], tokenizer: &Tokenizer) -> String {
+/// Links to a point's recordings.
+fn replays(s: &mut String, kept: &[Recording], playground: Option<&str>) {
+    let Some(playground) = playground.map(|p| p.split('#').next().unwrap_or(p)) else { return };
+    if kept.is_empty() {
+        *s += "<p class=\"soft\">No recording of this decoder was kept.</p>";
+        return;
+    }
+    *s += "<p class=\"sans\">";
+    for (n, recording) in kept.iter().enumerate() {
+        let what = if n == 0 { "Replay in the playground".to_string() } else { format!("text {}", n + 1) };
+        let gap = if n == 0 { "" } else { " · " };
+        let _ = write!(s, "{gap}<a href=\"{}{}\">{what}</a>", escape(playground), recording.fragment());
+    }
+    *s += "</p>";
+}
+
+/// The page. `report` is what `results.json` holds; `first` has the first text of every point, `kept` its recordings.
+/// `playground` is the address of one that replays them.
+pub fn page(
+    report: &Value,
+    points: &[Point],
+    first: &[Sample],
+    kept: &[Vec<Recording>],
+    playground: Option<&str>,
+    tokenizer: &Tokenizer,
+) -> String {
     let of = |key: &str| report[key].as_str().map_or_else(|| report[key].to_string(), String::from);
     let mut s = String::with_capacity(1 << 17);
     let _ = write!(
@@ -266,6 +295,7 @@ pub fn page(report: &Value, points: &[Point], first: &[Sample], tokenizer: &Toke
             p.temperature
         );
         ordered(&mut s, sample, tokenizer);
+        replays(&mut s, kept.get(i).map_or(&[][..], Vec::as_slice), playground);
     }
     s += "<p class=\"soft\">Written by HILDA, a studio for diffusion language models.</p></main></body></html>\n";
     s

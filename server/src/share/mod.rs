@@ -6,6 +6,7 @@ pub mod decoders;
 pub mod html;
 mod paths;
 pub mod publish;
+pub mod recording;
 mod svg;
 
 use std::collections::BTreeSet;

@@ -96,7 +96,7 @@ pub fn publish(
 
 /// The page as it was built, without its compressed twins (static hosts compress by themselves). A server's page lies at
 /// the root of its host; this one lies wherever its `index.html` does.
-fn write_page(out: &Path) -> Result<(), StorageError> {
+pub fn write_page(out: &Path) -> Result<(), StorageError> {
     let files = page_files();
     if !files.iter().any(|(p, _)| p == "index.html") {
         let message = "this build has no page to publish; `cargo xtask page` builds it".to_string();
