@@ -3,6 +3,7 @@
 //! Builds for wasm32 with `default-features = false`: configuration, decoding, trajectories and the forward pass
 //! run in the page from the same source as on the server.
 
+pub mod base64url;
 pub mod config;
 pub mod data;
 pub mod decode;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use hilda_engine::base64url;
 use hilda_engine::decode::{ActionKind, Trajectory};
 use js_sys::{Function, Reflect, Uint8Array};
 use serde::{Deserialize, Serialize};
@@ -111,7 +112,7 @@ impl Link {
     pub async fn write(&self) -> Result<String, LinkError> {
         let json = serde_json::to_vec(self).map_err(|e| LinkError::Damaged(e.to_string()))?;
         let stream = CompressionStream::new(FORMAT).map_err(damaged)?;
-        Ok(format!("{KEY}{}", base64url(&through(&json, stream.as_ref()).await?)))
+        Ok(format!("{KEY}{}", base64url::encode(&through(&json, stream.as_ref()).await?)))
     }
 
     /// Whether a fragment is meant to hold a text.
@@ -126,7 +127,7 @@ impl Link {
     }
 
     async fn parse(text: &str) -> Result<Link, LinkError> {
-        let bytes = from_base64url(text).ok_or(LinkError::Damaged("not base64url".into()))?;
+        let bytes = base64url::decode(text).ok_or(LinkError::Damaged("not base64url".into()))?;
         let stream = DecompressionStream::new(FORMAT).map_err(damaged)?;
         let json = through(&bytes, stream.as_ref()).await?;
         let link: Link = serde_json::from_slice(&json).map_err(|e| LinkError::Damaged(e.to_string()))?;
@@ -162,65 +163,5 @@ async fn through(bytes: &[u8], transform: &JsValue) -> Result<Vec<u8>, LinkError
         if out.len() > MOST_BYTES {
             return Err(LinkError::Damaged("it is longer than any text".into()));
         }
-    }
-}
-
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
-/// RFC 4648 section 5, without padding.
-fn base64url(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0u32, |w, b| w << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
-        for i in 0..=chunk.len() {
-            text.push(char::from(ALPHABET[(word >> (18 - 6 * i)) as usize & 63]));
-        }
-    }
-    text
-}
-
-/// The inverse; `None` where a character or the length does not fit.
-fn from_base64url(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    for chunk in text.as_bytes().chunks(4) {
-        let mut word = 0u32;
-        for byte in chunk {
-            word = word << 6 | ALPHABET.iter().position(|a| a == byte)? as u32;
-        }
-        if chunk.len() == 1 {
-            return None;
-        }
-        word <<= 6 * (4 - chunk.len());
-        bytes.extend(&word.to_be_bytes()[1..chunk.len()]);
-    }
-    Some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn base64url_comes_back(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let text = base64url(&bytes);
-            prop_assert!(text.bytes().all(|b| ALPHABET.contains(&b)));
-            prop_assert_eq!(from_base64url(&text), Some(bytes));
-        }
-        #[test]
-        fn any_text_is_refused_or_read(text in ".{0,60}") {
-            if let Some(bytes) = from_base64url(&text) {
-                prop_assert!(bytes.len() <= text.len());
-            }
-        }
-    }
-
-    #[test]
-    fn known_values() {
-        assert_eq!(base64url(b"hi?>"), "aGk_Pg");
-        assert_eq!(from_base64url("aGk_Pg").as_deref(), Some(&b"hi?>"[..]));
-        assert_eq!(from_base64url("a"), None);
-        assert_eq!(from_base64url("a+b="), None);
     }
 }

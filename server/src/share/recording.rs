@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hilda_engine::base64url;
 use hilda_engine::data::Tokenizer;
 use hilda_engine::decode::{ActionKind, Trajectory};
 use serde::Serialize;
@@ -72,7 +73,7 @@ impl Recording {
 
     /// The end of the address, `#` included.
     pub fn fragment(&self) -> String {
-        format!("#w={}", base64url(&stored(&self.json())))
+        format!("#w={}", base64url::encode(&stored(&self.json())))
     }
 }
 
@@ -91,20 +92,6 @@ fn stored(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
-/// Without padding.
-fn base64url(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0u32, |w, b| w << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
-        for i in 0..=chunk.len() {
-            text.push(char::from(ALPHABET[(word >> (18 - 6 * i)) as usize & 63]));
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,11 +103,5 @@ mod tests {
         let long = stored(&vec![7; 65_536]);
         assert_eq!((long[0], &long[1..5]), (0, &[0xff, 0xff, 0, 0][..]));
         assert_eq!(&long[5 + 65_535..], [1, 1, 0, 0xfe, 0xff, 7]);
-    }
-
-    #[test]
-    fn base64url_has_no_padding() {
-        assert_eq!(base64url(b"hi?>"), "aGk_Pg");
-        assert_eq!(base64url(b""), "");
     }
 }
