@@ -1,6 +1,7 @@
 //! The backbone on any device: parameter layout, forward and backward, checkpoints, decoding sessions.
 
 mod backward;
+pub mod cache;
 pub mod checkpoint;
 #[cfg(all(feature = "gguf", feature = "train"))]
 pub mod export;
@@ -25,8 +26,9 @@ pub mod shards;
 pub mod source;
 pub mod trunk;
 
+pub use cache::Cache;
 pub use checkpoint::{CheckpointError, LoadedModel, Serving};
 pub use generate::{Request, decode_config, run};
 pub use layout::Layout;
 pub use session::{Session, SessionError};
-pub use trunk::{Cache, Keep, Masks, Plan, Shape, Trunk};
+pub use trunk::{Keep, Masks, Plan, Shape, Trunk};

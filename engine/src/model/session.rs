@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hilda_kernels::head::{RowHead, STATS};
 use hilda_kernels::{Backend, Base, HeadJob, Place, Train};
 
-use super::trunk::{Run, Slots};
+use super::cache::{Run, Slots};
 use super::{Cache, LoadedModel, Plan, Shape, Trunk};
 use crate::decode::{CacheOp, ForwardRequest, RowStats, Shadow};
 

@@ -16,6 +16,7 @@ use hilda_kernels::{
 };
 
 use super::Layout;
+use super::cache::{Cache, Slots};
 use super::layout::LayerAt;
 use crate::config::{Mlp, ModelConfig};
 
@@ -113,27 +114,6 @@ pub(super) struct Backward<B: Backend> {
     pub head_rows: usize,
 }
 
-/// Keys and values of finished positions, one buffer per layer: [capacity, 2 kv_heads head_dim].
-pub struct Cache<B: Backend> {
-    layers: Vec<B::Buf>,
-    pub capacity: usize,
-}
-
-/// Rows of a forward and where the cache keeps them: rows `row ..` in places `at ..`, `len` of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    pub row: usize,
-    pub at: usize,
-    pub len: usize,
-}
-
-/// What a forward writes into a cache before it reads the first `keys` places.
-#[derive(Clone, Copy, Debug)]
-pub struct Slots<'a> {
-    pub runs: &'a [Run],
-    pub keys: usize,
-}
-
 impl Trunk {
     pub fn new(config: ModelConfig) -> Trunk {
         let layout = Layout::new(&config);
@@ -206,21 +186,6 @@ impl Trunk {
         let back = n * (2 * d + a + c.qkv() + c.mlp_in() + c.mlp + 3 * hw) + raw + post;
         let back = if keep == Keep::Nothing { 0 } else { back };
         4 * (inputs * n * d + sets * layer + once + back)
-    }
-
-    pub fn cache<B: Backend>(&self, b: &B, capacity: usize) -> Cache<B> {
-        let width = 2 * self.config.kv_heads * self.config.head_dim;
-        Cache { layers: (0..self.config.layers).map(|_| b.buf(capacity * width)).collect(), capacity }
-    }
-
-    /// A cache of `capacity` positions whose first `keep` are those of `from`.
-    pub fn cache_from<B: Backend>(&self, b: &B, capacity: usize, from: &Cache<B>, keep: usize) -> Cache<B> {
-        let width = 2 * self.config.kv_heads * self.config.head_dim;
-        let mut cache = self.cache(b, capacity);
-        for (old, new) in from.layers.iter().zip(&mut cache.layers) {
-            b.copy(old, 0, new, 0, keep * width);
-        }
-        cache
     }
 
     /// Masks under `rule` for every layer; sliding layers see their window of it.
@@ -339,7 +304,7 @@ impl Trunk {
             let w = &self.layout.layers[i];
             let l = &mut plan.layers[i % sets];
             let mask = self.mask_of(masks, i);
-            let cache = cache.as_mut().map(|(cache, slots)| (&mut cache.layers[i], *slots));
+            let cache = cache.as_mut().map(|(cache, slots)| (&mut **cache, *slots));
             self.layer(b, params, i, &plan.inputs[i % inputs], l, &mut plan.h, positions, mask, shape, cache);
             self.activate(b, &l.gate_up, &mut plan.act, n);
             let next = if i + 1 == c.layers { &mut plan.last } else { &mut plan.inputs[(i + 1) % inputs] };
@@ -364,7 +329,7 @@ impl Trunk {
         positions: &B::Ids,
         mask: &B::Mask,
         shape: Shape,
-        cache: Option<(&mut B::Buf, Slots)>,
+        cache: Option<(&mut Cache<B>, Slots)>,
     ) {
         let (c, w) = (&self.config, &self.layout.layers[i]);
         let (n, d, a) = (shape.rows(), c.width, c.heads * c.head_dim);
@@ -385,17 +350,12 @@ impl Trunk {
             b.copy_columns(&l.raw, c.qkv(), a + kv, &mut l.qkv, c.qkv(), a + kv, 0, n, kv);
         }
         b.rope(&mut l.qkv, positions, self.rope_shape(n, i));
-        let mut s = self.attention_shape(shape);
         match cache {
-            None => b.attention(&l.qkv, &l.qkv, mask, &mut l.att, &mut l.lse, s),
-            Some((store, slots)) => {
-                for Run { row, at, len } in slots.runs {
-                    let from = row * c.qkv() + a;
-                    b.copy_columns(&l.qkv, c.qkv(), from, store, 2 * kv, 0, *at, *len, 2 * kv);
-                }
-                (s.k_len, s.kv_stride, s.k_col, s.v_col) = (slots.keys, 2 * kv, 0, kv);
-                b.attention(&l.qkv, store, mask, &mut l.att, &mut l.lse, s);
+            None => {
+                let s = self.attention_shape(shape);
+                b.attention(&l.qkv, &l.qkv, mask, &mut l.att, &mut l.lse, s);
             }
+            Some((cache, slots)) => self.attend_cached(b, i, l, mask, shape, cache, slots),
         }
         b.copy(x, 0, &mut l.mid, 0, n * d);
         let out = (w.out, w.out_bias, w.post1);
