@@ -83,8 +83,12 @@ describe('watch', () => {
     await page.locator('body').click({ position: { x: 5, y: 400 } });
     await page.keyboard.press('Home');
     await until('the beginning', async () => (await at()) === 0);
+    const said = page.locator('.narration');
+    await until('what will happen', async () => /^Blocks of 8 are written from left to right/.test(await said.innerText()));
     await page.keyboard.press('ArrowRight');
     await until('step 1', async () => (await at()) === 1);
+    await until('why step 1 wrote', async () =>
+      /^Wrote (“.+” \(0\.\d\d\)|\d+ words)[^:]*: (all|nothing was) above 0\.\d\d/.test(await said.innerText()));
     await page.keyboard.press('ArrowRight');
     await page.keyboard.press('ArrowLeft');
     await until('step 1 again', async () => (await at()) === 1);

@@ -5,6 +5,7 @@ use leptos::prelude::*;
 
 use super::canvas::Canvas;
 use super::megabytes;
+use super::narration::Narration;
 use super::pair::Pair;
 use super::session::{ModelState, Session, demo};
 use super::strip::Strip;
@@ -20,6 +21,7 @@ pub fn Column(pair: Pair, session: Session) -> impl IntoView {
             <Show when=move || two.get()><h2>{name}</h2></Show>
             <Notes session/>
             <Canvas player/>
+            <Narration player/>
             <Show when=move || two.get()>
                 <Counters player rate=rate(session)/>
                 <Strip player/>

@@ -14,6 +14,7 @@ pub mod layout;
 mod map;
 mod model_card;
 mod models;
+mod narration;
 mod pair;
 mod panel;
 mod permalink;

@@ -8,12 +8,13 @@ use leptos::prelude::*;
 use super::canvas::Canvas;
 use super::deeper::Deeper;
 use super::inspector::Inspector;
+use super::narration::Narration;
 use super::player::{Pieces, Player};
 use super::strip::{Legend, Overlays, Strip};
 use super::tape::Tape;
 use super::transport::{Counters, Transport, Voice};
 
-/// Canvas, transport, strip and (once a word is chosen) inspector for one trajectory. `pieces` holds the text of every
+/// Canvas, what the step did, transport, strip and (once a word is chosen) inspector for one trajectory. `pieces` holds the text of every
 /// token id that occurs. Shows the end at first, or plays from the beginning.
 #[component]
 pub fn Replay(
@@ -38,6 +39,7 @@ pub fn Replay(
     view! {
         <div class="replay">
             <Canvas player/>
+            <Narration player/>
             <Transport timeline=player.timeline voices=voices/>
             <Counters player rate/>
             <Strip player/>
