@@ -69,7 +69,10 @@ pub fn check_launchable(data: &DataDir, mut config: RunConfig) -> Result<RunConf
             let known = if known.is_empty() { "none yet".to_string() } else { known.join(", ") };
             return refuse(
                 "data.corpus",
-                format!("no corpus \"{name}\" is registered (registered: {known})"),
+                format!(
+                    "no corpus \"{name}\" is registered (registered: {known}); `hilda data add {name} PATH` \
+                     registers text"
+                ),
             );
         }
     }

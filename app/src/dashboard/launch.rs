@@ -137,32 +137,55 @@ pub fn Launch() -> impl IntoView {
 /// One card a recipe; the choice is in the address.
 #[component]
 fn Picker(recipes: RwSignal<Option<Vec<Recipe>>>, recipe: Memo<Option<String>>) -> impl IntoView {
+    let picker = NodeRef::<leptos::html::Details>::new();
+    // a choice makes room for its form
+    Effect::new(move |_| {
+        let none = recipe.with(Option::is_none);
+        if let Some(details) = picker.get() {
+            details.set_open(none);
+        }
+    });
     move || {
         recipes.get().map(|list| {
             if list.is_empty() {
                 return view! { <p class="mut">"This server ships no recipes."</p> }.into_any();
             }
-            let cards = list
-                .into_iter()
-                .map(|r| {
-                    let name = r.name.clone();
-                    let here = move || (recipe.get().as_ref() == Some(&name)).then_some("true");
-                    let tokens: u64 = r.config.phases.iter().map(|p| p.tokens).sum();
-                    let size = r.config.model.size.clone().unwrap_or_else(|| "own shape".into());
-                    view! {
-                        <a href=dom::site(&format!("/launch?recipe={}", r.name)) class="card recipe" aria-current=here data-noscroll="">
-                            <b>{r.name.clone()}</b>
-                            <span class="mut">{r.about.clone()}</span>
-                            <span class="small mut num">
-                                {format!("{size} · {} tokens · {} {}", format::short(tokens as f64), r.config.phases.len(),
-                                    if r.config.phases.len() == 1 { "phase" } else { "phases" })}
-                            </span>
-                        </a>
-                    }
+            let (begun, new): (Vec<Recipe>, Vec<Recipe>) =
+                list.into_iter().partition(|r| r.config.model.from.is_some());
+            let group = |title: &'static str, list: Vec<Recipe>| {
+                (!list.is_empty()).then(|| {
+                    let cards = list.into_iter().map(|r| view! { <Card r recipe/> }).collect_view();
+                    view! { <h2>{title}</h2><nav class="recipes" aria-label=title>{cards}</nav> }
                 })
-                .collect_view();
-            view! { <nav class="recipes" aria-label="Recipes">{cards}</nav> }.into_any()
+            };
+            view! {
+                <details class="picker" node_ref=picker open=recipe.with_untracked(Option::is_none)>
+                    <summary>{move || recipe.get().map_or("Recipes".into(), |name| format!("Recipe: {name}"))}</summary>
+                    {group("A model from nothing", new)}
+                    {group("A model made from another one", begun)}
+                </details>
+            }
+            .into_any()
         })
+    }
+}
+
+#[component]
+fn Card(r: Recipe, recipe: Memo<Option<String>>) -> impl IntoView {
+    let name = r.name.clone();
+    let here = move || (recipe.get().as_ref() == Some(&name)).then_some("true");
+    let tokens: u64 = r.config.phases.iter().map(|p| p.tokens).sum();
+    let model = &r.config.model;
+    let size = model.size.clone().or(model.from.as_ref().map(|f| format!("from {f}"))).unwrap_or_default();
+    let phases = r.config.phases.len();
+    view! {
+        <a href=dom::site(&format!("/launch?recipe={}", r.name)) class="card recipe" aria-current=here data-noscroll="">
+            <b>{r.name.clone()}</b>
+            <span class="mut">{r.about.clone()}</span>
+            <span class="small mut num">
+                {format!("{size} · {} tokens · {phases} {}", format::short(tokens as f64), if phases == 1 { "phase" } else { "phases" })}
+            </span>
+        </a>
     }
 }
 

@@ -78,13 +78,28 @@ pub struct Recipe {
     config: RunConfig,
 }
 
-/// The shipped recipes, in order of their file names.
+/// The shipped recipes: models from nothing first, the cheapest at the head.
 pub async fn recipes() -> Json<Vec<Recipe>> {
-    let all = RECIPES.iter().filter_map(|(name, toml)| {
+    let read = |(name, toml): &(&str, &str)| {
         let config = RunConfig::from_toml(toml).ok()?;
         Some(Recipe { name: name.to_string(), about: config.about.clone(), toml: toml.to_string(), config })
-    });
-    Json(all.collect())
+    };
+    let mut all: Vec<Recipe> = RECIPES.iter().filter_map(read).collect();
+    all.sort_by_key(|r| (r.config.model.from.is_some(), work(&r.config)));
+    Json(all)
+}
+
+/// Parameters times tokens; what starts from another model counts its tokens.
+fn work(config: &RunConfig) -> u64 {
+    let tokens: u64 = config.phases.iter().map(|p| p.tokens).sum();
+    let size = match config.model.from {
+        Some(_) => 1,
+        None => config
+            .model
+            .resolve(config.data.vocab.unwrap_or(4096), 0, 1, vec![])
+            .map_or(u64::MAX, |m| m.parameters() as u64),
+    };
+    tokens.saturating_mul(size)
 }
 
 /// Cards of the registered corpora. `train_tokens` is what the tokenizer seen last made of the training split,
@@ -121,5 +136,13 @@ mod tests {
         for (name, toml) in RECIPES {
             RunConfig::from_toml(toml).unwrap_or_else(|e| panic!("{name}: {e}"));
         }
+    }
+
+    #[tokio::test]
+    async fn the_cheapest_recipe_comes_first_and_conversions_last() {
+        let Json(all) = recipes().await;
+        assert_eq!(all.first().map(|r| r.name.as_str()), Some("quick"));
+        let converted: Vec<bool> = all.iter().map(|r| r.config.model.from.is_some()).collect();
+        assert!(converted.is_sorted() && converted.contains(&true), "{converted:?}");
     }
 }
