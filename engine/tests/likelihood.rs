@@ -59,7 +59,7 @@ fn nll(
     let m = assemble(&[row], &[plan], &packing, block, shift, norm);
     let mut p = trunk.plan(&b, 2 * x.len(), false);
     let mask = trunk.masks(&b, m.rule, 1, &m.places, &m.places);
-    trunk.forward(&b, params, &mut p, &m.ids, &m.positions(), &mask, m.shape, None);
+    trunk.forward(&b, params, &mut p, &m.ids, &m.positions(), &mask, m.shape);
     let (lp, _) = trunk.log_probs(&b, params, &p, &m.hidden_rows, &m.rows);
     lp.iter().map(|l| -*l as f64).collect()
 }
@@ -263,7 +263,7 @@ fn documents_do_not_see_each_other() {
         let m = assemble(&[data.row(0)], &[plan], &all, block, true, norm);
         let mut p = trunk.plan(&Cpu, 2 * tokens.len(), false);
         let mask = trunk.masks(&Cpu, m.rule, 1, &m.places, &m.places);
-        trunk.forward(&Cpu, &params, &mut p, &m.ids, &m.positions(), &mask, m.shape, None);
+        trunk.forward(&Cpu, &params, &mut p, &m.ids, &m.positions(), &mask, m.shape);
         let rows: Vec<LossRow> = m.rows.clone();
         trunk.log_probs(&Cpu, &params, &p, &m.hidden_rows, &rows).0
     };

@@ -9,7 +9,7 @@ fn draw(z: &[f32], rows: usize, temperature: f32, seed: u64, forbid: &[u32]) -> 
         HeadJob { rows, width: 1, vocab: z.len(), top_k: 0, temperature, seed, forbid: forbid.to_vec() };
     let keys: Vec<u32> = (0..rows as u32).flat_map(|r| [r, r / 1000, 1, 0]).collect();
     let mut out = vec![0f32; rows * STATS];
-    statistics(&vec![1.0; rows], z, &keys, &mut out, &job);
+    statistics(&vec![1.0; rows], z, &keys, &mut out, std::slice::from_ref(&job));
     out.chunks_exact(STATS).map(|row| RowHead::decode(row, 0)).collect()
 }
 

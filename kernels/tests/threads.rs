@@ -79,6 +79,7 @@ fn everything(p: &mut Products) -> Vec<(&'static str, Vec<f32>)> {
         .collect();
     let mask = cpu.mask(Base::BlockDiffusion { causal_clean: false }.into(), batch, &places, &places);
     let shape = AttentionShape {
+        row: 0,
         batch,
         q_len: len,
         k_len: len,

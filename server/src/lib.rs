@@ -20,3 +20,4 @@ pub mod page_store;
 pub mod pull;
 pub mod share;
 pub mod storage;
+pub mod writer;

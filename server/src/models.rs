@@ -30,6 +30,7 @@ use crate::{
     http::{memory, objective_text, page_files},
     library, pull,
     storage::{DataDir, RunFolder, StorageError, io_error, valid_id},
+    writer::Writer,
 };
 
 /// What a model consists of in the page's format.
@@ -293,6 +294,8 @@ pub struct Ready {
     pub serving: Serving,
     pub tokenizer: Tokenizer,
     pub name: String,
+    /// writes its texts
+    pub writer: Arc<Writer>,
 }
 
 /// Keeps the models used last: which checkpoint, and the model.
@@ -359,7 +362,8 @@ fn load(id: &str, folder: Option<&Path>) -> Result<Ready, ModelError> {
         None => demo_model(id)?,
     };
     let serving = model.serving;
-    Ok(Ready { weights: Arc::new(Weights::of(model)), serving, tokenizer, name: id.into() })
+    let (weights, writer) = (Arc::new(Weights::of(model)), Arc::default());
+    Ok(Ready { weights, serving, tokenizer, name: id.into(), writer })
 }
 
 fn demo_model(id: &str) -> Result<(LoadedModel, Tokenizer), ModelError> {

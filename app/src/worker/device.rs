@@ -151,7 +151,7 @@ impl Device {
             #[cfg(feature = "web")]
             Device::Web(web, session) => {
                 let pending = session.forward(web, request)?;
-                let values = web.read(&session.stats, 0, pending.len()).await?;
+                let values = web.read(session.stats(), 0, pending.len()).await?;
                 Ok(pending.decode(&values))
             }
         }

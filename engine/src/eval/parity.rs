@@ -122,7 +122,7 @@ pub fn hidden<B: Backend>(
     let (mut gpu_ids, mut gpu_positions) = (b.ids(ids.len()), b.ids(ids.len()));
     b.write_ids(&mut gpu_ids, ids);
     b.write_ids(&mut gpu_positions, &positions);
-    trunk.forward(b, weights, &mut plan, &gpu_ids, &gpu_positions, &masks, shape, None);
+    trunk.forward(b, weights, &mut plan, &gpu_ids, &gpu_positions, &masks, shape);
     read(b, &plan.hidden, shape.rows() * trunk.config.head_width())
 }
 

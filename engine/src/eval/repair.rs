@@ -193,7 +193,7 @@ fn ask<B: Train>(
 ) -> Result<Answer, SessionError> {
     let request = request(ids, start, document, step, r, temperature);
     let pending = session.forward(b, &request)?;
-    let rows = pending.decode(&b.read_range(&session.stats, 0, pending.len())).rows;
+    let rows = pending.decode(&b.read_range(session.stats(), 0, pending.len())).rows;
     let best = rows.iter().map(|h| (h.argmax, (h.max - h.lse).exp())).collect();
     Ok(Answer { best, drawn: rows.iter().map(|h| h.candidate).collect() })
 }

@@ -2,10 +2,10 @@
 //!
 //! Per layer one buffer [capacity, 2 kv_heads head_dim]: keys (after RoPE) of all heads, then values.
 
-use hilda_kernels::Backend;
+use hilda_kernels::{AttentionShape, Backend};
 
 use super::Trunk;
-use super::trunk::{LayerActs, Shape};
+use super::trunk::LayerActs;
 
 /// Keys and values of finished positions, one buffer per layer: [capacity, 2 kv_heads head_dim].
 pub struct Cache<B: Backend> {
@@ -44,8 +44,8 @@ impl Trunk {
         cache
     }
 
-    /// Attention of layer `layer` over cached places: writes the forward's keys and values where `slots` says, then reads
-    /// the first `slots.keys` places.
+    /// Attention of layer `layer` over cached places, for the queries that `s` names: writes the forward's keys and values
+    /// where `slots` says, then reads the first `slots.keys` places.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn attend_cached<B: Backend>(
         &self,
@@ -53,7 +53,7 @@ impl Trunk {
         layer: usize,
         acts: &mut LayerActs<B>,
         mask: &B::Mask,
-        shape: Shape,
+        mut s: AttentionShape,
         cache: &mut Cache<B>,
         slots: Slots,
     ) {
@@ -64,7 +64,6 @@ impl Trunk {
             let from = row * c.qkv() + queries;
             b.copy_columns(&acts.qkv, c.qkv(), from, store, 2 * kv, 0, *at, *len, 2 * kv);
         }
-        let mut s = self.attention_shape(shape);
         (s.k_len, s.kv_stride, s.k_col, s.v_col) = (slots.keys, 2 * kv, 0, kv);
         b.attention(&acts.qkv, store, mask, &mut acts.att, &mut acts.lse, s);
     }

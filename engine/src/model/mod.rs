@@ -1,6 +1,7 @@
 //! The backbone on any device: parameter layout, forward and backward, checkpoints, decoding sessions.
 
 mod backward;
+mod batch;
 pub mod cache;
 pub mod checkpoint;
 #[cfg(all(feature = "gguf", feature = "train"))]
@@ -20,15 +21,21 @@ pub mod layout;
 pub mod lora;
 pub mod page;
 pub mod quant;
+mod sequence;
 pub mod session;
 pub mod shards;
 #[cfg(feature = "train")]
 pub mod source;
+pub mod together;
 pub mod trunk;
+mod weights;
 
+pub use batch::{Batch, Pending};
 pub use cache::Cache;
 pub use checkpoint::{CheckpointError, LoadedModel, Serving};
 pub use generate::{Request, decode_config, run};
 pub use layout::Layout;
-pub use session::{Session, SessionError};
-pub use trunk::{Keep, Masks, Plan, Shape, Trunk};
+pub use sequence::{Sequence, SessionError};
+pub use session::Session;
+pub use trunk::{Keep, Masks, Plan, Segment, Shape, Trunk};
+pub use weights::Weights;

@@ -47,6 +47,23 @@ pub struct Masks<B: Backend> {
     pub local: Option<B::Mask>,
 }
 
+/// Rows `row .. row + len` of a forward that are one sequence, with a mask and perhaps a cache of its own.
+pub struct Segment<'a, B: Backend> {
+    pub row: usize,
+    pub len: usize,
+    /// of the rows over their keys: themselves, or with a cache its first `keys` places
+    pub masks: Masks<B>,
+    pub cache: Option<(&'a mut Cache<B>, Slots<'a>)>,
+}
+
+/// Who attends to whom in a forward.
+enum Attend<'a, 's, B: Backend> {
+    /// sequences of one length, each over itself
+    Packed(&'a Masks<B>, Shape),
+    /// each over its own keys
+    Segments(&'a mut [Segment<'s, B>]),
+}
+
 /// What a forward pass leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
@@ -92,7 +109,7 @@ pub struct Plan<B: Backend> {
     pub(super) h: B::Buf,
     pub(super) act: B::Buf,
     pub(super) last: B::Buf,
-    /// final-norm hidden rows [rows + 1, head_width]; the extra row is free for the session's carry
+    /// final-norm hidden rows [rows + 1, head_width]; the extra row is free for a text's carry
     pub hidden: B::Buf,
     pub(super) back: Option<Backward<B>>,
     bytes: usize,
@@ -254,6 +271,7 @@ impl Trunk {
     pub(super) fn attention_shape(&self, s: Shape) -> AttentionShape {
         let c = &self.config;
         AttentionShape {
+            row: 0,
             batch: s.batch,
             q_len: s.len,
             k_len: s.len,
@@ -282,8 +300,7 @@ impl Trunk {
         }
     }
 
-    /// Fills `plan.hidden`. The masks cover the keys: the sequence itself, or with a cache (batch 1) its first `keys` places,
-    /// after those of the sequence were written into it.
+    /// Fills `plan.hidden` with the rows of sequences of one length.
     pub fn forward<B: Backend>(
         &self,
         b: &B,
@@ -293,19 +310,45 @@ impl Trunk {
         positions: &B::Ids,
         masks: &Masks<B>,
         shape: Shape,
-        mut cache: Option<(&mut Cache<B>, Slots)>,
+    ) {
+        self.run(b, params, plan, ids, positions, shape.rows(), Attend::Packed(masks, shape));
+    }
+
+    /// Fills `plan.hidden` with the rows of sequences that stand one behind the other from row 0 on. Everything but attention
+    /// treats rows alike, so that the products read each weight once for all of them.
+    pub fn forward_segments<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Buf,
+        plan: &mut Plan<B>,
+        ids: &B::Ids,
+        positions: &B::Ids,
+        segments: &mut [Segment<B>],
+    ) {
+        let n = segments.iter().map(|s| s.len).sum();
+        self.run(b, params, plan, ids, positions, n, Attend::Segments(segments));
+    }
+
+    /// The layers over `n` rows.
+    fn run<B: Backend>(
+        &self,
+        b: &B,
+        params: &B::Buf,
+        plan: &mut Plan<B>,
+        ids: &B::Ids,
+        positions: &B::Ids,
+        n: usize,
+        mut attend: Attend<B>,
     ) {
         let c = &self.config;
-        let (n, d) = (shape.rows(), c.width);
+        let d = c.width;
         assert!(n <= plan.capacity, "plan holds {} rows, asked for {n}", plan.capacity);
         b.embed(ids, params, self.layout.embed, c.arch.embed_scale, &mut plan.inputs[0], n, d);
         let (inputs, sets) = (plan.inputs.len(), plan.layers.len());
         for i in 0..c.layers {
             let w = &self.layout.layers[i];
             let l = &mut plan.layers[i % sets];
-            let mask = self.mask_of(masks, i);
-            let cache = cache.as_mut().map(|(cache, slots)| (&mut **cache, *slots));
-            self.layer(b, params, i, &plan.inputs[i % inputs], l, &mut plan.h, positions, mask, shape, cache);
+            self.layer(b, params, i, &plan.inputs[i % inputs], l, &mut plan.h, positions, n, &mut attend);
             self.activate(b, &l.gate_up, &mut plan.act, n);
             let next = if i + 1 == c.layers { &mut plan.last } else { &mut plan.inputs[(i + 1) % inputs] };
             b.copy(&l.mid, 0, next, 0, n * d);
@@ -327,12 +370,11 @@ impl Trunk {
         l: &mut LayerActs<B>,
         h: &mut B::Buf,
         positions: &B::Ids,
-        mask: &B::Mask,
-        shape: Shape,
-        cache: Option<(&mut Cache<B>, Slots)>,
+        n: usize,
+        attend: &mut Attend<B>,
     ) {
         let (c, w) = (&self.config, &self.layout.layers[i]);
-        let (n, d, a) = (shape.rows(), c.width, c.heads * c.head_dim);
+        let (d, a) = (c.width, c.heads * c.head_dim);
         let kv = c.kv_heads * c.head_dim;
         let norm = self.norm_shape(n);
         b.norm(x, params, w.norm1, w.norm1_bias, h, norm, false);
@@ -350,12 +392,12 @@ impl Trunk {
             b.copy_columns(&l.raw, c.qkv(), a + kv, &mut l.qkv, c.qkv(), a + kv, 0, n, kv);
         }
         b.rope(&mut l.qkv, positions, self.rope_shape(n, i));
-        match cache {
-            None => {
-                let s = self.attention_shape(shape);
+        match attend {
+            Attend::Packed(masks, shape) => {
+                let (mask, s) = (self.mask_of(masks, i), self.attention_shape(*shape));
                 b.attention(&l.qkv, &l.qkv, mask, &mut l.att, &mut l.lse, s);
             }
-            Some((cache, slots)) => self.attend_cached(b, i, l, mask, shape, cache, slots),
+            Attend::Segments(all) => all.iter_mut().for_each(|segment| self.attend(b, i, l, segment)),
         }
         b.copy(x, 0, &mut l.mid, 0, n * d);
         let out = (w.out, w.out_bias, w.post1);
@@ -364,6 +406,21 @@ impl Trunk {
         b.linear(h, params, w.gate_up, &mut l.gate_up, n, c.mlp_in(), d, false);
         if let Some(bias) = w.up_bias {
             b.add_bias(&mut l.gate_up, params, bias, n, c.mlp_in());
+        }
+    }
+
+    /// Attention of one sequence of several in layer `i`.
+    fn attend<B: Backend>(&self, b: &B, i: usize, l: &mut LayerActs<B>, segment: &mut Segment<B>) {
+        let mask = self.mask_of(&segment.masks, i);
+        let s = self.attention_shape(Shape { batch: 1, len: segment.len });
+        let mut s = AttentionShape { row: segment.row, ..s };
+        match &mut segment.cache {
+            None => {
+                // its keys and values stand in its own rows
+                (s.k_col, s.v_col) = (s.k_col + s.row * s.kv_stride, s.v_col + s.row * s.kv_stride);
+                b.attention(&l.qkv, &l.qkv, mask, &mut l.att, &mut l.lse, s);
+            }
+            Some((cache, slots)) => self.attend_cached(b, i, l, mask, s, cache, *slots),
         }
     }
 
@@ -378,8 +435,8 @@ impl Trunk {
         masks: &Masks<B>,
         shape: Shape,
     ) {
-        let (l, mask, n) = (&mut plan.layers[0], self.mask_of(masks, i), shape.rows());
-        self.layer(b, params, i, &plan.inputs[i], l, &mut plan.h, positions, mask, shape, None);
+        let (l, n, mut attend) = (&mut plan.layers[0], shape.rows(), Attend::Packed(masks, shape));
+        self.layer(b, params, i, &plan.inputs[i], l, &mut plan.h, positions, n, &mut attend);
         let (c, w) = (&self.config, &self.layout.layers[i]);
         if w.post2.is_some() {
             // the norm behind the feed-forward part needs what that part gave

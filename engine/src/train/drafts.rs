@@ -80,7 +80,7 @@ pub fn draft<B: Train>(
         let masks = trunk.masks(b, m.rule, m.shape.batch, &m.places, &m.places);
         // a forward is a third of a training step
         flops += trunk.train_flops(m.shape.rows(), trunk.pairs(b, &masks, m.shape.batch), n) / 3.0;
-        trunk.forward(b, params, plan, &ids, &positions, &masks, m.shape, None);
+        trunk.forward(b, params, plan, &ids, &positions, &masks, m.shape);
 
         let picks = masked.iter().enumerate().flat_map(|(r, p)| p.picks.iter().map(move |k| (r, k.column)));
         let keys: Vec<u32> = picks
@@ -168,7 +168,7 @@ mod tests {
         let norm = Normaliser { masked: 0.0, replaced: 1.0, kept: 0.0 };
         let m = build(&rows[..1], &[masked], norm);
         let masks = trunk.masks(&Cpu, m.rule, 1, &m.places, &m.places);
-        trunk.forward(&Cpu, &params, &mut plan, &m.ids, &m.positions(), &masks, m.shape, None);
+        trunk.forward(&Cpu, &params, &mut plan, &m.ids, &m.positions(), &masks, m.shape);
         let targets: Vec<LossRow> = (0..9).map(|target| LossRow { target, ..Default::default() }).collect();
         let (log_p, _) = trunk.log_probs(&Cpu, &params, &plan, &[m.hidden_rows[0]; 9], &targets);
 

@@ -151,7 +151,7 @@ impl<B: Train> Learner<B> {
             self.trunk.pairs(b, &masks, micro.shape.batch),
             micro.rows.len(),
         );
-        self.trunk.forward(b, &self.params, &mut self.plan, &ids, &positions, &masks, micro.shape, None);
+        self.trunk.forward(b, &self.params, &mut self.plan, &ids, &positions, &masks, micro.shape);
         let sharpened;
         let rows = match micro.confidence == 0.0 {
             true => &micro.rows,

@@ -53,6 +53,7 @@ pub fn attention_backward(
     if s.batch * s.q_len == 0 {
         return;
     }
+    assert_eq!(s.row, 0, "attention: a backward pass covers all rows");
     check(tiles, &s, qkv.len().min(d_qkv.len()), qkv.len().min(d_qkv.len()));
     let (width, group, hd, len) = (s.heads * s.head_dim, s.heads / s.kv_heads, s.head_dim, s.q_len);
     let rows = s.batch * len;

@@ -60,12 +60,13 @@ pub(super) fn check(tiles: &Tiles, s: &AttentionShape, q: usize, kv: usize) {
     assert_eq!(mask, want, "attention: the mask is of another shape [q_len, k_len]");
     assert!(s.heads % s.kv_heads == 0, "attention: {} heads over {} kv heads", s.heads, s.kv_heads);
     let end = |rows: usize, stride: usize, col: usize| if rows == 0 { 0 } else { (rows - 1) * stride + col };
-    let need_q = end(s.batch * s.q_len, s.q_stride, s.q_col + s.heads * s.head_dim);
+    let queries = if s.batch * s.q_len == 0 { 0 } else { s.row + s.batch * s.q_len };
+    let need_q = end(queries, s.q_stride, s.q_col + s.heads * s.head_dim);
     let need_kv = end(s.batch * s.k_len, s.kv_stride, s.k_col.max(s.v_col) + s.kv_heads * s.head_dim);
     assert!(q >= need_q && kv >= need_kv, "attention: {q} and {kv} values, needs {need_q} and {need_kv}");
 }
 
-/// out [batch * q_len, heads * head_dim]; lse [batch * q_len, heads]. A query that may see nothing yields zeros.
+/// out [batch * q_len, heads * head_dim], lse [batch * q_len, heads], both from row `s.row` on. A query that may see nothing yields zeros.
 pub fn attention(q: &[f32], kv: &[f32], tiles: &Tiles, out: &mut [f32], lse: &mut [f32], s: AttentionShape) {
     if s.batch * s.q_len == 0 {
         return;
@@ -73,7 +74,8 @@ pub fn attention(q: &[f32], kv: &[f32], tiles: &Tiles, out: &mut [f32], lse: &mu
     check(tiles, &s, q.len(), kv.len());
     let width = s.heads * s.head_dim;
     assert!(
-        out.len() >= s.batch * s.q_len * width && lse.len() >= s.batch * s.q_len * s.heads,
+        out.len() >= (s.row + s.batch * s.q_len) * width
+            && lse.len() >= (s.row + s.batch * s.q_len) * s.heads,
         "attention: short out"
     );
     let (out, lse) = (par::Shared::new(out), par::Shared::new(lse));
@@ -101,7 +103,7 @@ fn query_tile(
 ) {
     let (shape, hd, width) = (tile::shape(), s.head_dim, s.heads * s.head_dim);
     let kh = h / (s.heads / s.kv_heads);
-    let (q0, rows) = (b * s.q_len + t * TILE, TILE.min(s.q_len - t * TILE));
+    let (q0, rows) = (s.row + b * s.q_len + t * TILE, TILE.min(s.q_len - t * TILE));
     let wide = rows.next_multiple_of(LANES);
     let base = b * s.k_len * s.kv_stride + kh * hd;
     let mut run = Running::new();

@@ -28,6 +28,8 @@ struct Params {
     seed: vec2<u32>,
     // an edge is open if its 53-bit draw is below this (high 32 bits, low 21 bits)
     threshold: vec2<u32>,
+    // first row of the queries, and of what they yield
+    row: u32,
 }
 // places are (position, document, block, stream)
 @group(0) @binding(2) var<storage, read> queries: array<vec4<u32>>;
@@ -153,7 +155,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                     for (var i = 0u; i < 4u; i++) {
                         let row = q0 + r * 4u + i;
                         if (row < p.q_len && n > 0u) {
-                            block[i] = load_q((q_row + row) * p.q_stride + q_at + d0 + d, n);
+                            block[i] = load_q((p.row + q_row + row) * p.q_stride + q_at + d0 + d, n);
                         }
                     }
                     block = transpose(block);
@@ -249,7 +251,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = 0u; i < 4u; i++) {
         let query = q0 + ty * 4u + i;
         if (query < p.q_len) {
-            let row = (q_row + query) * p.heads + head;
+            let row = (p.row + q_row + query) * p.heads + head;
             let inverse = select(0.0, 1.0 / sum[i], sum[i] > 0.0);
             for (var c = 0u; c < COLUMNS; c++) {
                 let o = acc[c * 4u + i] * inverse;

@@ -79,6 +79,7 @@ pub(crate) fn fused(
     let (qw, kw) = (heads * head_dim, kv_heads * head_dim);
     let stride = qw + 2 * kw + 2 * pad;
     AttentionShape {
+        row: 0,
         batch,
         q_len: len,
         k_len: len,
@@ -161,7 +162,7 @@ proptest! {
         let queries = queries(seed, batch, q_len, &keys);
         let kw = kv_heads * head_dim;
         let s = AttentionShape {
-            batch, q_len, k_len, heads, kv_heads, head_dim,
+            row: 0, batch, q_len, k_len, heads, kv_heads, head_dim,
             scale: 2.0 / (head_dim as f32).sqrt(),
             q_stride: heads * head_dim + 2 * pad, q_col: pad,
             // values before keys: no order may be assumed
@@ -172,6 +173,41 @@ proptest! {
         let (_, want_lse) = reference::probabilities(&q, &kv, rule, &queries, &keys, s);
         assert_close("out", &out, &reference::attention(&q, &kv, rule, &queries, &keys, s), ATTENTION);
         assert_close("lse", &lse, &want_lse, ATTENTION);
+    }
+
+    /// Sequences of different lengths, rules and keys, one call each into shared buffers: each to the bit as alone, and
+    /// nothing else is written.
+    #[test]
+    fn sequences_of_one_forward_share_buffers(
+        sequences in prop::collection::vec((1usize..40, size(), 0..RULES, 1u32..9), 1..5),
+        (group, kv_heads, head_dim) in (1usize..3, 1usize..3, head_dim()),
+        gap in 0usize..3,
+        seed: u64,
+    ) {
+        let (heads, kw) = (group * kv_heads, kv_heads * head_dim);
+        let rows: usize = sequences.iter().map(|s| s.0 + gap).sum();
+        let (width, stride) = (heads * head_dim, heads * head_dim + 3);
+        let q = values(seed, rows * stride);
+        let (mut out, mut lse) = (vec![7f32; rows * width], vec![7f32; rows * heads]);
+        let mut row = 0;
+        for (i, (q_len, k_len, which, block)) in sequences.into_iter().enumerate() {
+            let (rule, seed) = (rule(which), seed ^ i as u64);
+            let keys = keys(1, k_len, rule, block, false);
+            let tiles = Tiles::new(rule, 1, &queries(seed, 1, q_len, &keys), &keys);
+            let kv = values(seed ^ 1, k_len * 2 * kw);
+            let s = AttentionShape {
+                row, batch: 1, q_len, k_len, heads, kv_heads, head_dim, scale: 0.3, q_stride: stride, q_col: 2,
+                kv_stride: 2 * kw, k_col: 0, v_col: kw,
+            };
+            attention(&q, &kv, &tiles, &mut out, &mut lse, s);
+            let (alone, alone_lse) = forward(&q[row * stride..], &kv, &tiles, AttentionShape { row: 0, ..s });
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+            prop_assert_eq!(bits(&out[row * width..][..q_len * width]), bits(&alone));
+            prop_assert_eq!(bits(&lse[row * heads..][..q_len * heads]), bits(&alone_lse));
+            prop_assert!(out[(row + q_len) * width..].iter().all(|x| *x == 7.0));
+            prop_assert!(lse[(row + q_len) * heads..].iter().all(|x| *x == 7.0));
+            row += q_len + gap;
+        }
     }
 
     #[test]

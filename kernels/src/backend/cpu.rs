@@ -146,16 +146,16 @@ impl Backend for Cpu {
     fn gather(&self, x: &Vec<f32>, rows: &Vec<u32>, out: &mut Vec<f32>, n: usize, width: usize) {
         embed::gather(x, &rows[..n], 1.0, &mut out[..n * width], width);
     }
-    fn head(
+    fn heads(
         &self,
         hidden: &Vec<f32>,
         params: &Vec<f32>,
         table: At,
         keys: &Vec<u32>,
         out: &mut Vec<f32>,
-        job: &HeadJob,
+        jobs: &[HeadJob],
     ) {
-        head::statistics(hidden, tensor(params, table), keys, out, job);
+        head::statistics(hidden, tensor(params, table), keys, out, jobs);
     }
 }
 

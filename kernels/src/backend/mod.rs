@@ -26,10 +26,14 @@ pub struct At {
 
 /// Shape of one attention call over `batch` independent sequences.
 ///
-/// Queries are rows `[batch * q_len, q_stride]`, with head h at column `q_col + h * head_dim`; keys and values
-/// are rows `[batch * k_len, kv_stride]` at columns `k_col` and `v_col` (+ kv head * head_dim).
+/// Queries are rows `[batch * q_len, q_stride]` from row `row` on, with head h at column `q_col + h * head_dim`; keys and
+/// values are rows `[batch * k_len, kv_stride]` at columns `k_col` and `v_col` (+ kv head * head_dim), which may lie in a
+/// later row than the first. What a query yields
+/// goes into its own row, so that calls for sequences of one forward share their buffers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
+    /// first row of the queries, and of what they yield; 0 in a backward pass
+    pub row: usize,
     pub batch: usize,
     pub q_len: usize,
     pub k_len: usize,
@@ -69,6 +73,26 @@ pub struct HeadJob {
     pub seed: u64,
     /// ids removed from the softmax (the mask id and other specials); few, so a list
     pub forbid: Vec<u32>,
+}
+
+impl HeadJob {
+    /// Values of its statistics.
+    pub fn values(&self) -> usize {
+        self.rows * (crate::head::STATS + 2 * self.top_k)
+    }
+}
+
+/// Checks that `jobs` can share a product and gives (rows, values of statistics) of all of them.
+///
+/// # Panics
+/// Jobs over different tables, or that rank more than [`crate::head::MAX_TOP_K`] ids.
+pub(crate) fn joined(jobs: &[HeadJob]) -> (usize, usize) {
+    for job in jobs {
+        assert!(job.top_k <= crate::head::MAX_TOP_K && job.vocab > 0, "head: {job:?}");
+        let (first, same) = (&jobs[0], |a: &HeadJob, b: &HeadJob| (a.width, a.vocab) == (b.width, b.vocab));
+        assert!(same(first, job) && first.forbid == job.forbid, "head: {first:?} and {job:?} share no table");
+    }
+    (jobs.iter().map(|j| j.rows).sum(), jobs.iter().map(HeadJob::values).sum())
 }
 
 /// The hidden rows [rows, width] of a teacher and its table of the same vocabulary.
@@ -176,8 +200,8 @@ pub trait Backend {
     );
     /// Rotates in place; `positions` is [rows].
     fn rope(&self, x: &mut Self::Buf, positions: &Self::Ids, shape: RopeShape);
-    /// out[batch * q_len, heads * head_dim]; `lse` [batch * q_len, heads] receives the log-sum-exp of the scores.
-    /// A query that may see nothing yields zeros.
+    /// out[batch * q_len, heads * head_dim]; `lse` [batch * q_len, heads] receives the log-sum-exp of the scores; both from
+    /// row `shape.row` on. A query that may see nothing yields zeros.
     #[allow(clippy::too_many_arguments)]
     fn attention(
         &self,
@@ -204,6 +228,19 @@ pub trait Backend {
         keys: &Self::Ids,
         out: &mut Self::Buf,
         job: &HeadJob,
+    ) {
+        self.heads(hidden, params, table, keys, out, std::slice::from_ref(job));
+    }
+    /// [`Backend::head`] for jobs over consecutive rows, drawn and ranked each in its own way; of one width, vocabulary and
+    /// list of forbidden ids. The statistics of a job follow those of the job before.
+    fn heads(
+        &self,
+        hidden: &Self::Buf,
+        params: &Self::Buf,
+        table: At,
+        keys: &Self::Ids,
+        out: &mut Self::Buf,
+        jobs: &[HeadJob],
     );
 }
 

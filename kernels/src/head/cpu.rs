@@ -2,7 +2,7 @@
 
 use super::race::race;
 use super::{MAX_TOP_K, STATS, field};
-use crate::backend::HeadJob;
+use crate::backend::{HeadJob, joined};
 use crate::gemm::{Mat, Threads, gemm, scratch};
 use crate::rng::{Rng, Stream};
 use crate::{par, simd, simd::exp};
@@ -97,16 +97,30 @@ pub(super) fn maximum(z: &[f32]) -> f32 {
     row_max(z)
 }
 
-/// Statistics rows `out` [rows, STATS + 2 top_k] from hidden [rows, width] and table [vocab, width]; `keys` is
-/// [rows, 4]: position, step, sequence, current token id.
-pub fn statistics(hidden: &[f32], table: &[f32], keys: &[u32], out: &mut [f32], job: &HeadJob) {
-    let (rows, width, vocab, k) = (job.rows, job.width, job.vocab, job.top_k.min(MAX_TOP_K).min(job.vocab));
-    assert!(job.top_k <= MAX_TOP_K && vocab > 0, "head: top_k {} above {MAX_TOP_K}", job.top_k);
-    let stride = STATS + 2 * job.top_k;
+/// Statistics rows `out` [rows, STATS + 2 top_k] from hidden [rows, width] and table [vocab, width], job after job; `keys` is
+/// [rows, 4]: position, step, sequence, current token id. All rows share the products; what a row yields depends on its own
+/// job alone.
+pub fn statistics(hidden: &[f32], table: &[f32], keys: &[u32], out: &mut [f32], jobs: &[HeadJob]) {
+    let (rows, values) = joined(jobs);
+    let Some(HeadJob { width, vocab, forbid, .. }) = jobs.first() else { return };
+    let (width, vocab) = (*width, *vocab);
     assert!(
-        hidden.len() >= rows * width && keys.len() >= 4 * rows && out.len() >= rows * stride,
+        hidden.len() >= rows * width && keys.len() >= 4 * rows && out.len() >= values,
         "head: short buffers"
     );
+    // job of a row, and where its statistics go
+    let place = |row: usize| {
+        let (mut row, mut at) = (row, 0);
+        for job in jobs {
+            let stride = STATS + 2 * job.top_k;
+            if row < job.rows {
+                return (job, at + row * stride, stride);
+            }
+            (row, at) = (row - job.rows, at + job.values());
+        }
+        unreachable!("a row behind the last job")
+    };
+    let out = par::Shared::new(&mut out[..values]);
     let tile = (TILE_VALUES / vocab).clamp(1, rows.max(1));
     scratch::with(tile * vocab, |logits| {
         for r0 in (0..rows).step_by(tile) {
@@ -114,14 +128,14 @@ pub fn statistics(hidden: &[f32], table: &[f32], keys: &[u32], out: &mut [f32], 
             let z = &mut logits[..n * vocab];
             let (h, t) = (Mat::rows(&hidden[r0 * width..], width), Mat::rows(table, width).t());
             gemm(Threads::Pool, n, vocab, width, 1.0, h, t, z, vocab, false);
-            let out = par::Shared::new(&mut out[r0 * stride..][..n * stride]);
             par::chunks(z, vocab, |i, z| {
-                for id in &job.forbid {
+                for id in forbid {
                     z[*id as usize] = f32::NEG_INFINITY;
                 }
+                let (job, at, stride) = place(r0 + i);
                 // SAFETY: one task per row.
-                let row = unsafe { out.range(i * stride, stride) };
-                row_statistics(z, &keys[4 * (r0 + i)..][..4], row, job, k);
+                let row = unsafe { out.range(at, stride) };
+                row_statistics(z, &keys[4 * (r0 + i)..][..4], row, job, job.top_k.min(vocab));
             });
         }
     });

@@ -22,6 +22,8 @@ struct Params {
     inverse_temperature: f32,
     stream: u32,
     seed: vec2<u32>,
+    // where the rows begin among those of bindings 0 and 2
+    row: u32,
 }
 // (position, step, sequence, current token) of every row
 @group(0) @binding(2) var<storage, read> keys: array<vec4<u32>>;
@@ -42,7 +44,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let r = thread % BM;
     let lane = thread / BM;
     let row = group.y * BM + r;
-    let key = keys[min(row, p.rows - 1u)];
+    let key = keys[p.row + min(row, p.rows - 1u)];
     let tail = (p.stream << 24u) | (key.z & 0xffffffu);
 
     var top = LOWEST;
@@ -66,7 +68,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let begin = group.x * p.chunk;
     let end = min(begin + p.chunk, ids_here);
     for (var col0 = begin; col0 < end; col0 += BN) {
-        let block = transpose(product(group.y * BM, p.rows, col0, ids_here, p.width, thread));
+        let block = transpose(product(p.row + group.y * BM, p.row + p.rows, col0, ids_here, p.width, thread));
         for (var j = 0u; j < 4u; j++) {
             logits[(thread % (BN / 4u) * 4u + j) * (BM / 4u) + thread / (BN / 4u)] = block[j];
         }

@@ -3,7 +3,8 @@
 //
 // Prepended by the host: THREADS (64 or 256), TOP_K.
 
-struct Params { rows: u32, slots: u32, race: u32, inverse_temperature: f32 }
+// `at`: where the rows' statistics begin
+struct Params { rows: u32, slots: u32, race: u32, inverse_temperature: f32, at: u32 }
 @group(0) @binding(0) var<storage, read> states: array<u32>;
 // words and not floats: ids are not always representable where subnormal numbers are flushed
 @group(0) @binding(1) var<storage, read_write> out: array<u32>;
@@ -91,7 +92,7 @@ fn main(
         workgroupBarrier();
     }
 
-    let base = row * (STATS + 2u * TOP_K);
+    let base = p.at + row * (STATS + 2u * TOP_K);
     if (thread == 0u) {
         let t = joined[0];
         // a row whose ids are all forbidden: id 0, and the log-sum-exp of nothing

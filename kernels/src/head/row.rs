@@ -138,7 +138,7 @@ mod tests {
             let job = HeadJob { rows: 1, width, vocab, top_k: 4, temperature, seed: 9, forbid: vec![5] };
             let key = [7, 2, 1, 11];
             let mut out = vec![0f32; STATS + 8];
-            super::super::statistics(&hidden, &table, &key, &mut out, &job);
+            super::super::statistics(&hidden, &table, &key, &mut out, std::slice::from_ref(&job));
             let want = RowHead::decode(&out, 4);
             let mut z = vec![0f32; vocab];
             use crate::gemm::{Mat, Threads, gemm};

@@ -40,7 +40,7 @@ pub(crate) fn forbidden(seed: u64, vocab: usize) -> Vec<u32> {
 fn run(hidden: &[f32], table: &[f32], keys: &[u32], job: &HeadJob) -> Vec<RowHead> {
     let stride = STATS + 2 * job.top_k;
     let mut out = vec![f32::NAN; job.rows * stride];
-    statistics(hidden, table, keys, &mut out, job);
+    statistics(hidden, table, keys, &mut out, std::slice::from_ref(job));
     out.chunks_exact(stride).map(|row| RowHead::decode(row, job.top_k)).collect()
 }
 
@@ -112,6 +112,35 @@ proptest! {
         for (r, row) in got.iter().enumerate() {
             let z = reference::logits(&hidden[r * width..][..width], &table, &job.forbid, width);
             check(row, &z, &keys[4 * r..][..4], &job);
+        }
+    }
+
+    /// Jobs that share the products yield to the bit what each yields alone.
+    #[test]
+    fn jobs_side_by_side_are_each_as_alone(
+        jobs in prop::collection::vec((0usize..12, 0..=MAX_TOP_K, prop_oneof![Just(0f32), 0.3f32..2.0], any::<u64>()), 1..5),
+        width in width(),
+        vocab in prop_oneof![width(), Just(1), Just(513)],
+        seed: u64,
+    ) {
+        let forbid = forbidden(seed, vocab);
+        let jobs: Vec<HeadJob> = jobs
+            .into_iter()
+            .map(|(rows, top_k, temperature, seed)| HeadJob { rows, width, vocab, top_k, temperature, seed, forbid: forbid.clone() })
+            .collect();
+        let rows: usize = jobs.iter().map(|j| j.rows).sum();
+        let (hidden, table) = (values(seed, rows * width), table(seed ^ 1, vocab, width));
+        let keys: Vec<u32> = (0..rows as u32).flat_map(|r| [r, 3, 9 + r % 2, r % vocab as u32]).collect();
+        let mut all = vec![f32::NAN; jobs.iter().map(HeadJob::values).sum()];
+        statistics(&hidden, &table, &keys, &mut all, &jobs);
+        let (mut row, mut at) = (0, 0);
+        for job in &jobs {
+            let mut alone = vec![f32::NAN; job.values()];
+            let (h, k) = (&hidden[row * width..][..job.rows * width], &keys[4 * row..][..4 * job.rows]);
+            statistics(h, &table, k, &mut alone, std::slice::from_ref(job));
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+            prop_assert_eq!(bits(&all[at..][..job.values()]), bits(&alone));
+            (row, at) = (row + job.rows, at + job.values());
         }
     }
 

@@ -2,6 +2,7 @@
 //! matrix-product peak (the larger median of five products before, between and after the timed steps, same process) and
 //! by how much the products differed.
 
+mod batched;
 mod memory;
 mod ops;
 mod peak;
@@ -10,8 +11,7 @@ mod products;
 use hilda_engine::config::{ModelConfig, ModelSpec, RunConfig};
 use hilda_engine::data::Packed;
 use hilda_engine::decode::{CacheOp, ForwardRequest, Want};
-use hilda_engine::model::session::Weights;
-use hilda_engine::model::{Layout, Serving, Session, Trunk};
+use hilda_engine::model::{Layout, Serving, Session, Trunk, Weights};
 use hilda_engine::train::{
     self,
     step::{Learner, keep, plan_rows},
@@ -48,6 +48,9 @@ pub struct Args {
     /// positions of a decoding step
     #[arg(long, default_value_t = 128)]
     pub positions: usize,
+    /// decode: model folder, GGUF file or pulled model's name, instead of a preset with weights that nobody trained
+    #[arg(long, value_name = "DIR", conflicts_with = "preset")]
+    pub model: Option<std::path::PathBuf>,
     /// auto, cpu or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: String,
@@ -225,18 +228,30 @@ where
 {
     use hilda_engine::decode::Attention;
     let n = args.positions as u32;
-    let config = model(&args.preset, args.positions)?;
-    let params = Layout::new(&config).init(&config, 1);
-    let serving = Serving {
-        attention: Attention::Bidirectional,
-        block_size: 0,
-        shift: false,
-        infill: true,
-        edits: false,
+    let loaded = match &args.model {
+        Some(named) => super::sample::open_model(named)?.0,
+        None => {
+            let config = model(&args.preset, args.positions)?;
+            let params = Layout::new(&config).init(&config, 1);
+            let serving = Serving {
+                attention: Attention::Bidirectional,
+                block_size: 0,
+                shift: false,
+                infill: true,
+                edits: false,
+            };
+            hilda_engine::model::LoadedModel { config, serving, params }
+        }
     };
-    let loaded = hilda_engine::model::LoadedModel { config: config.clone(), serving, params };
+    let config = loaded.config.clone();
+    if args.positions > config.context {
+        let (asked, context) = (args.positions, config.context);
+        return Err(CliError::BadInput(format!("--positions {asked}: the model reads {context}")));
+    }
     let weights = std::sync::Arc::new(Weights::new(b, &loaded));
-    let mut session = Session::new(b, weights, n as usize);
+    drop(loaded);
+    let first = u32::from(weights.shift);
+    let mut session = Session::new(b, weights.clone(), n as usize);
     let request = ForwardRequest {
         sequence: 0,
         step: 0,
@@ -245,7 +260,7 @@ where
         rule: Base::Bidirectional.into(),
         block_size: 0,
         cache: CacheOp::None,
-        want: Want { rows: (0..n).collect(), top_k: 8, ..Default::default() },
+        want: Want { rows: (first..n).collect(), top_k: 8, ..Default::default() },
     };
     let mut once =
         || session.answer_on(b, &request).map(|_| ()).map_err(|e| CliError::Failure(e.to_string()));
@@ -257,12 +272,14 @@ where
     if let Some(e) = failed {
         return Err(e);
     }
-    let weights = config.parameters() as f64;
-    let flops = 2.0 * n as f64 * weights
+    let flops = 2.0 * n as f64 * config.parameters() as f64
         + 4.0 * (n as f64).powi(2) * (config.layers * config.heads * config.head_dim) as f64;
+    let share = peak.share(flops, t);
+    let batched = batched::run(b, &weights, args.positions, args.repeat, peak)?;
+    let name = args.model.as_ref().map_or(args.preset.clone(), |m| m.display().to_string());
     let figures = serde_json::json!({
-        "preset": args.preset, "positions": n, "ms_per_step": t * 1e3, "ms_least": least * 1e3, "flops_per_step": flops,
+        "model": name, "positions": n, "batched": batched, "ms_per_step": t * 1e3, "ms_least": least * 1e3, "flops_per_step": flops,
         "peak_bytes": memory::peak(),
     });
-    Ok(merge(figures, peak.share(flops, t)))
+    Ok(merge(figures, share))
 }

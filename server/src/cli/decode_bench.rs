@@ -9,14 +9,14 @@ use std::time::Instant;
 
 use hilda_engine::data::Tokenizer;
 use hilda_engine::data::document::{guess_format, read_documents};
-use hilda_engine::decode::{Attention, Method, PolicySpec};
+use hilda_engine::decode::{Attention, DecodeConfig, Method, PolicySpec, Trajectory};
 use hilda_engine::eval::decoders::{Point, Sample, compare, judged};
 use hilda_engine::eval::judge::TextJudge;
 use hilda_engine::files;
-use hilda_engine::model::generate::{GenerateError, Request, decode};
-use hilda_engine::model::session::Weights;
-use hilda_engine::model::{LoadedModel, Session};
-use hilda_kernels::Cpu;
+use hilda_engine::model::generate::{GenerateError, Request, decode_config};
+use hilda_engine::model::together::write_all;
+use hilda_engine::model::{Batch, LoadedModel, Weights};
+use hilda_kernels::{Cpu, par};
 
 use super::progress::Progress;
 use super::sample::{open_model, parse_policy};
@@ -61,6 +61,10 @@ pub struct Args {
     limit: usize,
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// texts written side by side, in the same forwards: each is what it would be alone, and the seconds of a decoder are
+    /// those of all its texts together
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    batch: u16,
     /// every position sees the whole text, instead of block by block; adds what needs that to the default grid
     #[arg(long)]
     whole: bool,
@@ -202,7 +206,8 @@ pub fn run(a: Args) -> Result<(), CliError> {
     }
     let mut report = serde_json::json!({
         "model": name(&a.model), "judge": name(&a.judge), "texts": prompts.len(), "prompt": a.prompt,
-        "length": a.length, "window": a.window, "seed": a.seed, "whole": a.whole, "reference": reference, "points": points,
+        "length": a.length, "window": a.window, "seed": a.seed, "whole": a.whole, "batch": a.batch, "reference": reference,
+        "points": points,
     });
     let playground = if a.with_page { Some("page/".into()) } else { a.playground.clone() };
     for out in [&a.out, &kept_in].into_iter().flatten() {
@@ -275,6 +280,26 @@ struct Measured {
     left_out: usize,
 }
 
+fn failed(document: usize, e: GenerateError) -> CliError {
+    match e {
+        GenerateError::Session(_) => CliError::Failure(e.to_string()),
+        e => CliError::BadInput(format!("document {}: {e}", document + 1)),
+    }
+}
+
+/// The texts of a decoder, `at_once` of them side by side, and the seconds that all of them took.
+fn write(
+    batch: &mut Batch<Cpu>,
+    configs: Vec<DecodeConfig>,
+    at_once: usize,
+) -> Result<(Vec<Trajectory>, f64), CliError> {
+    let start = Instant::now();
+    let written = par::inside(|| write_all(&Cpu, batch, configs, at_once));
+    let seconds = start.elapsed().as_secs_f64();
+    let whole = written.into_iter().enumerate().map(|(i, t)| t.map_err(|e| failed(i, e)));
+    Ok((whole.collect::<Result<_, _>>()?, seconds))
+}
+
 /// Every decoder (first the reference) at every temperature over every prompt.
 fn measure(
     a: &Args,
@@ -285,7 +310,7 @@ fn measure(
     temperatures: &[f32],
     prompts: &[String],
 ) -> Result<Measured, CliError> {
-    let mut session = Session::new(&Cpu, Arc::new(Weights::new(&Cpu, model)), model.config.context);
+    let mut batch = Batch::new(&Cpu, Arc::new(Weights::new(&Cpu, model)), model.config.context);
     let mut m = Measured { points: vec![], first: vec![], kept: vec![], left_out: 0 };
     let mut bytes_left = MOST_KEPT;
     let mut bar = Progress::new("decoder");
@@ -301,26 +326,25 @@ fn measure(
             if !defined(policy, *temperature) {
                 continue;
             }
-            let (mut samples, mut seconds) = (vec![], 0.0);
-            for (i, prompt) in prompts.iter().enumerate() {
-                let request = Request {
-                    policy: Some(*policy),
-                    temperature: *temperature,
-                    seed: a.seed + i as u64,
-                    top_k: 0,
-                    whole: a.whole,
-                    ..Request::new(prompt.as_str(), a.length)
-                };
-                let bad = |e: String| CliError::BadInput(format!("document {}: {e}", i + 1));
-                let start = Instant::now();
-                let written = decode(&Cpu, &mut session, model.serving, tokenizer, &request);
-                seconds += start.elapsed().as_secs_f64();
-                let trajectory = written.map_err(|e| match e {
-                    GenerateError::Session(_) => CliError::Failure(e.to_string()),
-                    e => bad(e.to_string()),
-                })?;
+            let request = |i: usize, prompt: &String| Request {
+                policy: Some(*policy),
+                temperature: *temperature,
+                seed: a.seed + i as u64,
+                top_k: 0,
+                whole: a.whole,
+                ..Request::new(prompt.as_str(), a.length)
+            };
+            let config = |(i, prompt)| {
+                let config = decode_config(&model.config, model.serving, tokenizer, &request(i, prompt));
+                config.map_err(|e| failed(i, e))
+            };
+            let configs = prompts.iter().enumerate().map(config).collect::<Result<Vec<_>, _>>()?;
+            let (written, seconds) = write(&mut batch, configs, a.batch.into())?;
+            let mut samples = vec![];
+            for (i, (trajectory, prompt)) in written.into_iter().zip(prompts).enumerate() {
                 let sample = judged(trajectory, tokenizer, judge, prompt, a.window);
-                samples.push(sample.map_err(|e| bad(format!("judge: {e}")))?);
+                let bad = |e| CliError::BadInput(format!("document {}: judge: {e}", i + 1));
+                samples.push(sample.map_err(bad)?);
             }
             let mut kept = vec![];
             for (sample, prompt) in samples.iter().zip(prompts).take(a.keep.into()) {
@@ -427,6 +451,26 @@ fn table(points: &[Point]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The demo model writes the same texts side by side as one at a time.
+    #[test]
+    fn texts_side_by_side_are_those_written_one_at_a_time() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../public/models/hilda-tiny");
+        let (model, tokenizer) = open_model(&folder).unwrap();
+        let mut batch = Batch::new(&Cpu, Arc::new(Weights::new(&Cpu, &model)), 16);
+        let config = |seed: u64| {
+            let policy = parse_policy(GRID[seed as usize * 5 % GRID.len()]).unwrap();
+            let prompt = ["Once upon a time", "The cat", "Lily and Tom went"][seed as usize % 3];
+            let request =
+                Request { policy: Some(policy), temperature: 0.8, seed, ..Request::new(prompt, 24) };
+            decode_config(&model.config, model.serving, &tokenizer, &request).unwrap()
+        };
+        let mut texts = |at_once| write(&mut batch, (0..7).map(config).collect(), at_once).unwrap().0;
+        let alone = texts(1);
+        assert_eq!(texts(3), alone);
+        assert_eq!(texts(32), alone);
+        assert!(alone.iter().all(|t| t.footer.tokens > 0 && t.footer.seconds.is_none()));
+    }
 
     #[test]
     fn the_grid_is_made_of_policies_and_names_them_apart() {

@@ -97,7 +97,7 @@ pub async fn forward(
             }
             let pending = session.forward(&Cpu, &body.request)?;
             let bytes: Vec<u8> =
-                session.stats[..pending.len()].iter().flat_map(|x| x.to_le_bytes()).collect();
+                session.stats()[..pending.len()].iter().flat_map(|x| x.to_le_bytes()).collect();
             s.texts.keep(key, session);
             Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
         })

@@ -86,7 +86,7 @@ const OPERATIONS: &[Operation] = &[
     (
         "post",
         "/v1/completions",
-        "Text, in OpenAI's shape; with stream one event per denoising step",
+        "Texts, in OpenAI's shape, written in the same forwards as everybody's; with stream one event per denoising step",
         &[],
         "CompletionBody",
         200,
@@ -325,6 +325,7 @@ const SCHEMAS: &[(&str, &[&str])] = &[
         &[
             "model? string",
             "prompt string",
+            "n? integer",
             "suffix? string",
             "max_tokens? integer",
             "temperature? number",

@@ -176,7 +176,7 @@ pub fn forward<B: Train>(b: &B, trunk: &Trunk, params: &B::Buf, plan: &mut Plan<
     b.write_ids(&mut ids, &micro.ids);
     b.write_ids(&mut positions, &micro.positions());
     let masks = trunk.masks(b, micro.rule, micro.shape.batch, &micro.places, &micro.places);
-    trunk.forward(b, params, plan, &ids, &positions, &masks, micro.shape, None);
+    trunk.forward(b, params, plan, &ids, &positions, &masks, micro.shape);
 }
 
 impl<B: Train> Denoiser for Net<'_, B> {

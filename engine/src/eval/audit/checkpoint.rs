@@ -216,7 +216,7 @@ fn replay<B: Train>(s: &Subject<B>) -> Result<Finding, AuditError> {
                 want: Want { rows: masked, ..Default::default() },
             };
             let pending = session.forward(s.backend, &request)?;
-            let heads = pending.decode(&s.backend.read_range(&session.stats, 0, pending.len())).rows;
+            let heads = pending.decode(&s.backend.read_range(session.stats(), 0, pending.len())).rows;
             for (a, b) in scored.iter().zip(&heads) {
                 p_max = p_max.max((a.p_max - b.p_max() as f64).abs());
                 entropy = entropy.max((a.entropy - b.entropy as f64).abs());

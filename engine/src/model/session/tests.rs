@@ -1,8 +1,11 @@
 use super::*;
 use crate::config::ModelSpec;
 use crate::decode::{Attention, DecodeConfig, Decoder, Want, drive};
+use crate::decode::{CacheOp, Shadow};
+use crate::model::LoadedModel;
 use crate::model::{Layout, Serving};
 use hilda_kernels::Cpu;
+use hilda_kernels::head::RowHead;
 use hilda_kernels::head::{Filter, of_logits};
 
 fn model(shift: bool) -> LoadedModel {
@@ -77,7 +80,7 @@ fn logits_of_whole_rows_are_those_of_the_head_in_wgsl() {
     let mut session = Session::new(&web, weights, 24);
     let answer = |r: &ForwardRequest| {
         let pending = session.forward(&web, r).unwrap();
-        pending.decode(&pollster::block_on(web.read(&session.stats, 0, pending.len())).unwrap())
+        pending.decode(&pollster::block_on(web.read(session.stats(), 0, pending.len())).unwrap())
     };
     agree(false, answer, 1e-3);
 }
@@ -318,7 +321,7 @@ fn shadow_rows_in_wgsl_are_those_of_the_cpu() {
             let r = shadowed(attention, shift, &TEXT);
             let want = cpu.answer(&r).unwrap();
             let pending = session.forward(&web, &r).unwrap();
-            let values = pollster::block_on(web.read(&session.stats, 0, pending.len())).unwrap();
+            let values = pollster::block_on(web.read(session.stats(), 0, pending.len())).unwrap();
             for (a, b) in pending.decode(&values).rows.iter().zip(&want.rows) {
                 assert!(differs(a, b) < 1e-3 && a.argmax == b.argmax, "{attention:?} {shift}");
                 // of a mask it is minus infinity

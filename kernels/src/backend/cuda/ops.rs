@@ -6,9 +6,9 @@ use super::mask::{CudaMask, pack};
 use super::{Cuda, Device, Product};
 use crate::attention::Tiles;
 use crate::attention::rule::{MaskRule, Place};
-use crate::backend::{At, AttentionShape, Backend, HeadJob, RopeShape};
+use crate::backend::{At, AttentionShape, Backend, HeadJob, RopeShape, joined};
 use crate::glu::Gate;
-use crate::head::{MAX_TOP_K, STATS};
+use crate::head::STATS;
 use crate::norm::{NormKind, NormShape};
 use crate::rng::Stream;
 
@@ -246,11 +246,12 @@ impl<D: Device> Backend for Cuda<D> {
             return;
         }
         mask.check(op, &s);
-        let q = q.at(op, 0, s.batch * s.q_len * s.q_stride) + 4 * s.q_col as u64;
+        let rows = s.batch * s.q_len;
+        let q = q.at(op, s.row * s.q_stride, rows * s.q_stride) + 4 * s.q_col as u64;
         let kv = kv.at(op, 0, s.batch * s.k_len * s.kv_stride);
         let (k, v) = (kv + 4 * s.k_col as u64, kv + 4 * s.v_col as u64);
-        let rows = s.batch * s.q_len;
-        let (out, lse) = (out.at(op, 0, rows * s.heads * s.head_dim), lse.at(op, 0, rows * s.heads));
+        let (width, heads) = (s.heads * s.head_dim, s.heads);
+        let (out, lse) = (out.at(op, s.row * width, rows * width), lse.at(op, s.row * heads, rows * heads));
         let (kernel, queries, shared) = forward_kernel(s.head_dim);
         let (list, flags) = (mask.lists.queries, attention_flags(&s, mask.lists.shared));
         let at = mask.memory.at;
@@ -291,28 +292,25 @@ impl<D: Device> Backend for Cuda<D> {
         let table = (x.at("gather", 0, x.len), x.len / width.max(1));
         self.rows_by_index(table, ids, 1.0, to, n, width);
     }
-    fn head(
+    fn heads(
         &self,
         hidden: &CudaBuf<D>,
         params: &CudaBuf<D>,
         table: At,
         keys: &CudaIds<D>,
         out: &mut CudaBuf<D>,
-        job: &HeadJob,
+        jobs: &[HeadJob],
     ) {
-        let (op, rows, width, vocab) = ("head", job.rows, job.width, job.vocab);
-        assert!(job.top_k <= MAX_TOP_K && vocab > 0, "head: top_k {} above {MAX_TOP_K}", job.top_k);
-        assert!(job.temperature >= 0.0, "head: temperature {}", job.temperature);
-        if rows == 0 {
+        let (op, (rows, values)) = ("head", joined(jobs));
+        let Some(HeadJob { width, vocab, forbid: ids, .. }) = jobs.first().filter(|_| rows > 0) else {
             return;
-        }
-        let stride = STATS + 2 * job.top_k;
+        };
+        let (width, vocab) = (*width, *vocab);
         let (hidden, table) = (hidden.at(op, 0, rows * width), params.at(op, table.offset, vocab * width));
-        let (keys, out) = (keys.at(op, 4 * rows), out.at(op, 0, rows * stride));
-        let forbid = self.upload_words(&job.forbid);
+        let (keys, out) = (keys.at(op, 4 * rows), out.at(op, 0, values));
+        let forbid = self.upload_words(ids);
         let tile = head_rows(rows, vocab);
         let z = self.scratch(4 * tile * vocab);
-        let inverse = if job.temperature > 0.0 { 1.0 / job.temperature } else { 0.0 };
         for r0 in (0..rows).step_by(tile) {
             let n = tile.min(rows - r0);
             self.product(Product {
@@ -326,20 +324,31 @@ impl<D: Device> Backend for Cuda<D> {
                 k: width,
                 accumulate: false,
             });
-            let args = args![
-                z.at,
-                forbid.at,
-                job.forbid.len(),
-                keys + 16 * r0 as u64,
-                out + 4 * (r0 * stride) as u64,
-                vocab,
-                job.top_k,
-                inverse,
-                job.seed as u32,
-                (job.seed >> 32) as u32,
-                (Stream::Token as u32) << 24
-            ];
-            self.launch("head_statistics", [n, 1, 1], 256, 0, args);
+            // each job's rows of the tile
+            let (mut first, mut at) = (0, out);
+            for job in jobs {
+                assert!(job.temperature >= 0.0, "head: temperature {}", job.temperature);
+                let (begin, end) = (first.max(r0), (first + job.rows).min(r0 + n));
+                if begin < end {
+                    let stride = STATS + 2 * job.top_k;
+                    let inverse = if job.temperature > 0.0 { 1.0 / job.temperature } else { 0.0 };
+                    let args = args![
+                        z.at + 4 * ((begin - r0) * vocab) as u64,
+                        forbid.at,
+                        ids.len(),
+                        keys + 16 * begin as u64,
+                        at + 4 * ((begin - first) * stride) as u64,
+                        vocab,
+                        job.top_k,
+                        inverse,
+                        job.seed as u32,
+                        (job.seed >> 32) as u32,
+                        (Stream::Token as u32) << 24
+                    ];
+                    self.launch("head_statistics", [end - begin, 1, 1], 256, 0, args);
+                }
+                (first, at) = (first + job.rows, at + 4 * job.values() as u64);
+            }
         }
     }
 }

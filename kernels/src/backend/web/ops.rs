@@ -8,7 +8,7 @@ use super::shader::{FLAT, HEAD_FLAT, HEAD_WIDE, Kernel, LARGE, SMALL, Tile};
 use crate::attention::rule::{MaskRule, Place};
 use crate::backend::{At, AttentionShape, Backend, HeadJob, RopeShape};
 use crate::glu::Gate;
-use crate::head::{MAX_TOP_K, STATS};
+use crate::head::MAX_TOP_K;
 use crate::norm::{NormKind, NormShape};
 use crate::rng::Stream;
 
@@ -331,10 +331,10 @@ impl Backend for Web {
         }
         let kv_last = s.k_col.max(s.v_col) + s.kv_heads * s.head_dim;
         let need = [
-            ("q", q.len, (q_rows - 1) * s.q_stride + s.q_col + s.heads * s.head_dim),
+            ("q", q.len, (s.row + q_rows - 1) * s.q_stride + s.q_col + s.heads * s.head_dim),
             ("kv", kv.len, if k_rows == 0 { 0 } else { (k_rows - 1) * s.kv_stride + kv_last }),
-            ("out", out.len, q_rows * s.heads * s.head_dim),
-            ("lse", lse.len, q_rows * s.heads),
+            ("out", out.len, (s.row + q_rows) * s.heads * s.head_dim),
+            ("lse", lse.len, (s.row + q_rows) * s.heads),
         ];
         if !self.fits("attention", &need) {
             return;
@@ -350,7 +350,7 @@ impl Backend for Web {
         let [base, windowed, window, step, stream, always, seed @ .., high, low] = mask.rule;
         params.extend([base, windowed, window, step, stream, always]);
         params.extend(seed);
-        params.extend([high, low]);
+        params.extend([high, low, s.row as u32]);
         let parts = [
             q.raw.whole(),
             kv.raw.whole(),
@@ -384,7 +384,27 @@ impl Backend for Web {
         self.rows_by_index("gather", x.raw.whole(), rows, 1.0, out, [n, width, x_rows]);
     }
 
-    fn head(
+    fn heads(
+        &self,
+        hidden: &WebBuf,
+        params: &WebBuf,
+        table: At,
+        keys: &WebIds,
+        out: &mut WebBuf,
+        jobs: &[HeadJob],
+    ) {
+        let (mut row, mut at) = (0, 0);
+        for job in jobs {
+            self.head_from(hidden, params, table, keys, out, job, row, at);
+            (row, at) = (row + job.rows, at + job.values());
+        }
+    }
+}
+
+impl Web {
+    /// The head on rows `row ..` of `hidden` and `keys`, its statistics from value `at` on.
+    #[allow(clippy::too_many_arguments)]
+    fn head_from(
         &self,
         hidden: &WebBuf,
         params: &WebBuf,
@@ -392,6 +412,8 @@ impl Backend for Web {
         keys: &WebIds,
         out: &mut WebBuf,
         job: &HeadJob,
+        row: usize,
+        at: usize,
     ) {
         let (rows, width, vocab) = (job.rows, job.width, job.vocab);
         if job.top_k > MAX_TOP_K || vocab == 0 || job.temperature.is_nan() || job.temperature < 0.0 {
@@ -400,9 +422,9 @@ impl Backend for Web {
                 .fail("head", format!("top_k {k} (at most {MAX_TOP_K}), vocab {vocab}, temperature {t}"));
         }
         let need = [
-            ("hidden", hidden.len, rows * width),
-            ("keys", keys.len, 4 * rows),
-            ("out", out.len, rows * (STATS + 2 * job.top_k)),
+            ("hidden", hidden.len, (row + rows) * width),
+            ("keys", keys.len, 4 * (row + rows)),
+            ("out", out.len, at + job.values()),
         ];
         if !self.fits("head", &need) || rows == 0 {
             return;
@@ -450,12 +472,13 @@ impl Backend for Web {
                 Stream::Token as u32,
                 job.seed as u32,
                 (job.seed >> 32) as u32,
+                row as u32,
             ]);
             self.record(kernel, &parts, &params, [here as u32, (rows as u32).div_ceil(tile.rows), 1]);
             chunk += here;
         }
         let kernel = Kernel::Merge { threads: if slots <= 64 { 64 } else { 256 }, top_k };
-        let params = [rows as u32, slots as u32, race, inverse.to_bits()];
+        let params = [rows as u32, slots as u32, race, inverse.to_bits(), at as u32];
         self.record(kernel, &[states.whole(), out.raw.whole()], &params, spread(rows));
     }
 }

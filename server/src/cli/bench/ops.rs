@@ -113,6 +113,7 @@ fn attend<B: Train>(t: &mut Bench<B>, name: &str, c: &ModelConfig, batch: usize,
     let (a, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
     let stride = a + 2 * kv;
     let s = AttentionShape {
+        row: 0,
         batch,
         q_len: len,
         k_len: len,

@@ -5,19 +5,16 @@
 //! says what the step did to which position ([`stream`]), and every few steps the whole text as it stands, masks as
 //! U+2591.
 //!
-//! Several texts are written at once and take turns, forward by forward ([`Queue`]); what a text becomes does not depend
-//! on the others. A request for several texts has them written one after the other. A client that leaves ends its texts.
+//! Several texts are written at once ([`Queue`]), those of one model and those of one request among them in the same
+//! forwards ([`crate::writer`]); what a text becomes does not depend on the others. A client that leaves ends its texts.
 
 mod queue;
 mod stream;
 mod text;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use axum::{
@@ -26,26 +23,26 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use futures::future::try_join_all;
 use hilda_engine::{
     decode::{Attention, DecodeConfig, DecodeError, Decoder, PolicySpec, StepEvent, Stop, Trajectory},
     model::{
-        Session,
         generate::{GenerateError, Request, decode_config},
         holes::{self, Holes},
     },
 };
-use hilda_kernels::Cpu;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use queue::Leave;
 pub use queue::Queue;
+use queue::{Leave, Place};
 use text::Text;
 
 use super::{AppState, Problem, problem};
 use crate::{
     models::{DEMO, ModelError, Ready},
     storage::{now, random_slug},
+    writer::Written,
 };
 
 /// Texts of one request.
@@ -217,16 +214,17 @@ fn plan_one(model: &Ready, c: &Completion, prompt: &str) -> Result<DecodeConfig,
     Ok(d)
 }
 
-/// Runs a decoding to its end, one forward of the server at a time; `step` sees every event and ends it early by
-/// answering false.
-fn decode(
+/// Writes a text to its end beside the others of its model; `step` sees every event and ends it early by answering false.
+async fn write(
     state: &AppState,
+    place: &Place,
     model: &Ready,
     config: DecodeConfig,
-    mut step: impl FnMut(&Decoder, &StepEvent) -> bool,
-) -> Result<Decoder, String> {
-    let context = config.length as usize;
-    let mut decoder = Decoder::new(config).map_err(|e| e.to_string())?;
+    mut step: impl FnMut(&Decoder, &StepEvent) -> bool + Send + 'static,
+) -> Result<Written, Problem> {
+    let permit = place.turn().await?;
+    let failed = |e| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, e);
+    let mut decoder = Decoder::new(config).map_err(|e| failed(e.to_string()))?;
     decoder.set_provenance(hilda_engine::decode::trajectory::Provenance {
         model: model.name.clone(),
         tokenizer_hash: model.tokenizer.hash().to_string(),
@@ -234,21 +232,12 @@ fn decode(
         dtype: "f32".into(),
         ..Default::default()
     });
-    let mut session = Session::new(&Cpu, model.weights.clone(), context);
-    let turns = tokio::runtime::Handle::current();
-    while let Some(request) = decoder.next() {
-        let stats = {
-            let turn = turns.block_on(state.forward.acquire()).map_err(|_| "the server is closing")?;
-            let stats = session.answer(&request).map_err(|e| e.to_string());
-            drop(turn);
-            stats?
-        };
-        let event = decoder.apply(stats).map_err(|e| e.to_string())?;
-        if !step(&decoder, &event) {
-            break;
-        }
-    }
-    Ok(decoder)
+    let step = move |d: &Decoder, e: &StepEvent| {
+        // the permit goes when the worker lets go of the text, and not before
+        let _held = &permit;
+        step(d, e)
+    };
+    model.writer.write(&model.weights, &state.forward, decoder, Box::new(step)).await.map_err(failed)
 }
 
 /// Fields that every answer has.
@@ -271,12 +260,13 @@ fn choice(index: usize, text: &str, finish: Option<&str>) -> Value {
     json!({ "text": text, "index": index, "logprobs": null, "finish_reason": finish })
 }
 
-/// What a text cost; the whole record if it was asked for.
-fn summary(t: &Trajectory, seconds: f64, record: bool) -> Value {
+/// What a text cost; the whole record if it was asked for. `seconds` is the time from its joining to its leaving, in which
+/// the forwards also wrote others: `batch` texts on the mean, itself among them.
+fn summary(t: &Trajectory, written: &Written, record: bool) -> Value {
     let mut v = json!({
         "forwards": t.footer.ledger.forwards, "tokens": t.footer.tokens,
         "tokens_per_forward": t.footer.tokens_per_forward, "edits": t.footer.ledger.edits, "ledger": t.footer.ledger,
-        "divergence": t.footer.divergence, "seconds": seconds,
+        "divergence": t.footer.divergence, "seconds": written.seconds, "batch": written.batch,
         "policy": t.header.config.policy, "block_size": t.header.config.block_size,
         "seed": t.header.config.seed, "temperature": t.header.config.temperature,
     });
@@ -312,34 +302,29 @@ pub async fn create(
     if body.stream {
         return Ok(stream::stream_steps(state, place, text, configs, frame, trajectory));
     }
-    let place = place.turn().await?;
     let left = Arc::new(AtomicBool::new(false));
     let _leave = Leave(left.clone());
-    state
-        .blocking(move |s| {
-            let _place = place;
-            let failed = |e| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, e);
-            let (mut choices, mut records, mut costs) = (vec![], vec![], vec![]);
-            for (index, config) in configs.into_iter().enumerate() {
-                let start = Instant::now();
-                let decoder =
-                    decode(s, &model, config, |_, _| !left.load(Ordering::Relaxed)).map_err(failed)?;
-                let record = decoder.trajectory();
-                let shown = text.shown(&decoder);
-                let (shown, cut) = text.cut(&shown);
-                choices.push(choice(index, shown, Some(finish(cut, &decoder))));
-                costs.push(summary(&record, start.elapsed().as_secs_f64(), trajectory));
-                records.push(record);
-            }
-            let mut v = frame.value(choices);
-            v["usage"] = usage(&records);
-            v["diffusion"] = match costs.len() {
-                1 => costs.remove(0),
-                _ => json!({ "texts": costs }),
-            };
-            Ok(Json(v).into_response())
-        })
-        .await
+    let texts = configs.into_iter().map(|config| {
+        let left = left.clone();
+        write(&state, &place, &model, config, move |_, _| !left.load(Ordering::Relaxed))
+    });
+    let written = try_join_all(texts).await?;
+    let (mut choices, mut records, mut costs) = (vec![], vec![], vec![]);
+    for (index, written) in written.iter().enumerate() {
+        let record = written.decoder.trajectory();
+        let shown = text.shown(&written.decoder);
+        let (shown, cut) = text.cut(&shown);
+        choices.push(choice(index, shown, Some(finish(cut, &written.decoder))));
+        costs.push(summary(&record, written, trajectory));
+        records.push(record);
+    }
+    let mut v = frame.value(choices);
+    v["usage"] = usage(&records);
+    v["diffusion"] = match costs.len() {
+        1 => costs.remove(0),
+        _ => json!({ "texts": costs }),
+    };
+    Ok(Json(v).into_response())
 }
 
 /// "stop" where a stop string or the model itself ended the text.

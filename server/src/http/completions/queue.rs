@@ -1,4 +1,4 @@
-//! Who may write and who waits: a few texts are written at once, a few hundred wait, more are refused.
+//! Who may write and who waits: a few texts are written at once, a few hundred requests wait, more are refused.
 
 use std::sync::{
     Arc,
@@ -10,9 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::Problem;
 
-/// Texts written at once: each holds a session's memory and a thread.
-const AT_ONCE: usize = 8;
-/// Texts that may wait for their turn.
+/// Texts written at once, over all models: each holds its keys and values, and makes every forward longer for the others.
+const AT_ONCE: usize = 16;
+/// Requests that may wait for their turn.
 const WAITING: usize = 512;
 /// Seconds after which a client that was refused may ask again.
 const RETRY_AFTER: u32 = 10;
@@ -31,7 +31,7 @@ impl Default for Queue {
     }
 }
 
-/// A place in the queue; given back when dropped.
+/// A request's place in the queue; given back when dropped.
 pub(super) struct Place {
     _place: OwnedSemaphorePermit,
     writing: Arc<Semaphore>,
@@ -49,11 +49,10 @@ impl Queue {
 }
 
 impl Place {
-    /// Waits until the text may be written.
-    pub(super) async fn turn(self) -> Result<(Place, OwnedSemaphorePermit), Problem> {
+    /// Waits until one more of the request's texts may be written: as long as the permit is there.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let closed = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is closing");
-        let permit = self.writing.clone().acquire_owned().await.map_err(closed)?;
-        Ok((self, permit))
+        self.writing.clone().acquire_owned().await.map_err(closed)
     }
 }
 

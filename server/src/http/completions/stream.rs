@@ -1,22 +1,25 @@
 //! Completions step by step, as server-sent events.
 
-use std::{convert::Infallible, time::Instant};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 use axum::response::{
     IntoResponse, Response, Sse,
     sse::{Event, KeepAlive},
 };
-use futures::stream;
+use futures::{future::join_all, stream};
 use hilda_engine::decode::{ActionKind, DecodeConfig, Decoder, StepEvent, StepKind};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{
-    Frame, choice, decode, finish,
+    Frame, choice, finish,
     queue::Place,
     summary,
     text::{Text, Told},
-    usage,
+    usage, write,
 };
 use crate::http::AppState;
 
@@ -59,7 +62,7 @@ fn step_event(text: &Text, d: &Decoder, e: &StepEvent) -> Value {
 }
 
 /// Events wait in a channel without bound, so that a client that reads slowly keeps nobody else waiting; a text has a few
-/// hundred of them.
+/// hundred of them. Those of several texts come as they are written, each with its index.
 pub(super) fn stream_steps(
     state: AppState,
     place: Place,
@@ -70,60 +73,72 @@ pub(super) fn stream_steps(
 ) -> Response {
     let (send, receive) = mpsc::unbounded_channel::<Event>();
     tokio::spawn(async move {
-        // whoever leaves while waiting gives the place back
-        let place = tokio::select! {
-            place = place.turn() => place,
-            () = send.closed() => return,
+        let (text, frame) = (Arc::new(text), Arc::new(frame));
+        let texts = configs.into_iter().enumerate().map(|(index, config)| {
+            let told = Arc::new(Mutex::new(Told::default()));
+            let one = One { text: text.clone(), frame: frame.clone(), index, told, send: send.clone() };
+            one.write(&state, &place, config, trajectory)
+        });
+        // whoever leaves gives the place back, and ends what is being written by its next step
+        let whole = tokio::select! {
+            ended = join_all(texts) => ended.into_iter().all(|ended| ended),
+            () = send.closed() => false,
         };
-        let Ok(place) = place else { return };
-        tokio::task::spawn_blocking(move || {
-            let _place = place;
-            for (index, config) in configs.into_iter().enumerate() {
-                if !write_steps(&state, &text, config, (&frame, index), trajectory, &send) {
-                    return;
-                }
-            }
+        if whole {
             // a client that has left needs no end
             drop(send.send(Event::default().data("[DONE]")));
-        });
+        }
     });
     let events =
         stream::unfold(receive, |mut r| async move { r.recv().await.map(|e| (Ok::<_, Infallible>(e), r)) });
     Sse::new(events).keep_alive(KeepAlive::new()).into_response()
 }
 
-/// One text after the other, step by step; false once nobody listens or a text failed.
-fn write_steps(
-    state: &AppState,
-    text: &Text,
-    config: DecodeConfig,
-    (frame, index): (&Frame, usize),
-    trajectory: bool,
-    send: &mpsc::UnboundedSender<Event>,
-) -> bool {
-    let start = Instant::now();
-    let mut told = Told::default();
-    let result = decode(state, &text.model, config, |d, e| {
+/// One text of a stream.
+#[derive(Clone)]
+struct One {
+    text: Arc<Text>,
+    frame: Arc<Frame>,
+    index: usize,
+    told: Arc<Mutex<Told>>,
+    send: mpsc::UnboundedSender<Event>,
+}
+
+impl One {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Step by step; false once nobody listens or the text failed.
+    async fn write(self, state: &AppState, place: &Place, config: DecodeConfig, trajectory: bool) -> bool {
+        let steps = self.clone();
+        let written = write(state, place, &self.text.model, config, move |d, e| steps.step(d, e)).await;
+        let (last, ended) = match written {
+            Ok(written) => {
+                let (decoder, mut told) = (&written.decoder, self.told());
+                let record = decoder.trajectory();
+                let rest = if told.cut { String::new() } else { told.next(&self.text, decoder) };
+                let finish = finish(told.cut, decoder);
+                let mut v = self.frame.value(vec![choice(self.index, &rest, Some(finish))]);
+                v["usage"] = usage(std::slice::from_ref(&record));
+                v["diffusion"] = summary(&record, &written, trajectory);
+                (v, true)
+            }
+            Err(e) => (json!({ "error": { "message": e.detail, "type": "server_error" } }), false),
+        };
+        self.send.send(Event::default().data(last.to_string())).is_ok() && ended
+    }
+
+    /// Tells what a step did; false where the text should end.
+    fn step(&self, d: &Decoder, e: &StepEvent) -> bool {
         // what fills caches, guides or searches in the background changes nothing that can be seen
         if e.record.kind != StepKind::Denoise && e.record.actions.is_empty() {
-            return !send.is_closed();
+            return !self.send.is_closed();
         }
-        let mut v = frame.value(vec![choice(index, &told.next(text, d), None)]);
-        v["diffusion"] = step_event(text, d, e);
+        let mut told = self.told();
+        let mut v = self.frame.value(vec![choice(self.index, &told.next(&self.text, d), None)]);
+        v["diffusion"] = step_event(&self.text, d, e);
         // nobody listens any more: stop computing
-        send.send(Event::default().data(v.to_string())).is_ok() && !told.cut
-    });
-    let (last, ended) = match result {
-        Ok(decoder) => {
-            let record = decoder.trajectory();
-            let rest = if told.cut { String::new() } else { told.next(text, &decoder) };
-            let finish = finish(told.cut, &decoder);
-            let mut v = frame.value(vec![choice(index, &rest, Some(finish))]);
-            v["usage"] = usage(std::slice::from_ref(&record));
-            v["diffusion"] = summary(&record, start.elapsed().as_secs_f64(), trajectory);
-            (v, true)
-        }
-        Err(e) => (json!({ "error": { "message": e, "type": "server_error" } }), false),
-    };
-    send.send(Event::default().data(last.to_string())).is_ok() && ended
+        self.send.send(Event::default().data(v.to_string())).is_ok() && !told.cut
+    }
 }

@@ -27,11 +27,12 @@ fn forward_matches_under_every_rule<D: Device>(cuda: &Cuda<D>) {
     let layout = (0..RULES, 1u32..40, 0usize..5, any::<bool>());
     check(48, (sizes, layout, any::<u64>()), |(sizes, (which, block, pad, ragged), seed)| {
         let (q_len, k_len, batch, group, kv_heads, head_dim) = sizes;
-        let (rule, heads) = (rule(which), group * kv_heads);
+        let (rule, heads, row) = (rule(which), group * kv_heads, seed as usize % 3);
         let keys = keys(batch, k_len, rule, block, ragged);
         let queries = queries(seed, batch, q_len, &keys);
         let kw = kv_heads * head_dim;
         let s = AttentionShape {
+            row,
             batch,
             q_len,
             k_len,
@@ -46,17 +47,21 @@ fn forward_matches_under_every_rule<D: Device>(cuda: &Cuda<D>) {
             k_col: kw + pad,
             v_col: 0,
         };
-        let (q, kv) =
-            (values(seed, batch * q_len * s.q_stride), values(seed ^ 1, batch * k_len * s.kv_stride));
-        let (gq, gkv) = (cuda.f32s(&q), cuda.f32s(&kv));
+        let whole = values(seed, (row + batch * q_len) * s.q_stride);
+        let (q, kv) = (&whole[row * s.q_stride..], values(seed ^ 1, batch * k_len * s.kv_stride));
+        let (gq, gkv) = (cuda.f32s(&whole), cuda.f32s(&kv));
         let mask = cuda.mask(rule, batch, &queries, &keys);
-        let want = reference::attention(&q, &kv, rule, &queries, &keys, s);
-        let (_, want_lse) = reference::probabilities(&q, &kv, rule, &queries, &keys, s);
-        let mut out = cuda.f32s(&vec![f32::NAN; want.len()]);
-        let mut lse = cuda.f32s(&vec![f32::NAN; want_lse.len()]);
+        let want = reference::attention(q, &kv, rule, &queries, &keys, s);
+        let (_, want_lse) = reference::probabilities(q, &kv, rule, &queries, &keys, s);
+        // the rows before are left alone
+        let (before, above) = (row * heads * head_dim, row * heads);
+        let mut out = cuda.f32s(&[vec![7.0; before], vec![f32::NAN; want.len()]].concat());
+        let mut lse = cuda.f32s(&[vec![7.0; above], vec![f32::NAN; want_lse.len()]].concat());
         cuda.attention(&gq, &gkv, &mask, &mut out, &mut lse, s);
-        assert_close("out", &cuda.all(&out), &want, ATTENTION);
-        assert_close("lse", &cuda.all(&lse), &want_lse, ATTENTION);
+        let (out, lse) = (cuda.all(&out), cuda.all(&lse));
+        assert_close("out", &out[before..], &want, ATTENTION);
+        assert_close("lse", &lse[above..], &want_lse, ATTENTION);
+        assert!(out[..before].iter().chain(&lse[..above]).all(|x| *x == 7.0));
     });
 }
 

@@ -18,6 +18,7 @@ on_every_device!(
     distillation_matches,
     rows_are_split_over_tiles_of_logits,
     rows_without_a_choice_have_an_answer,
+    jobs_side_by_side_are_each_as_alone,
 );
 
 fn vocabulary() -> impl Strategy<Value = usize> {
@@ -38,6 +39,35 @@ fn run<D: Device>(
     let mut out = cuda.f32s(&vec![f32::NAN; job.rows * stride]);
     cuda.head(&h, &p, At { offset: 64, len: table.len() }, &k, &mut out, job);
     cuda.all(&out).chunks_exact(stride).map(|row| RowHead::decode(row, job.top_k)).collect()
+}
+
+/// Jobs over consecutive rows and several tiles of logits, each to the bit as alone.
+fn jobs_side_by_side_are_each_as_alone<D: Device>(cuda: &Cuda<D>) {
+    let (width, vocab) = (2, 40_000);
+    let job = |rows, top_k, temperature, seed| HeadJob {
+        rows,
+        width,
+        vocab,
+        top_k,
+        temperature,
+        seed,
+        forbid: vec![7],
+    };
+    let jobs = [job(3, 0, 0.0, 1), job(0, 2, 1.0, 2), job(64, 4, 0.8, 3), job(1, 4, 0.8, 4)];
+    let (hidden, table) = (values(1, 68 * width), values(2, vocab * width));
+    let keys: Vec<u32> = (0..68u32).flat_map(|r| [r + 3, 17, 5 + r % 3, r]).collect();
+    let (h, p, k) = (cuda.f32s(&hidden), cuda.f32s(&table), cuda.u32s(&keys));
+    let mut out = cuda.f32s(&vec![f32::NAN; jobs.iter().map(HeadJob::values).sum()]);
+    cuda.heads(&h, &p, At { offset: 0, len: table.len() }, &k, &mut out, &jobs);
+    let (all, mut row, mut at) = (cuda.all(&out), 0, 0);
+    for job in &jobs {
+        let (h, keys) = (&hidden[row * width..][..job.rows * width], &keys[4 * row..][..4 * job.rows]);
+        let alone = run(cuda, h, &table, keys, job);
+        let stride = STATS + 2 * job.top_k;
+        let rows = all[at..][..job.values()].chunks_exact(stride);
+        assert_eq!(rows.map(|r| RowHead::decode(r, job.top_k)).collect::<Vec<_>>(), alone, "{job:?}");
+        (row, at) = (row + job.rows, at + job.values());
+    }
 }
 
 fn compare<D: Device>(cuda: &Cuda<D>, job: &HeadJob, hidden: &[f32], table: &[f32]) {

@@ -19,6 +19,35 @@ fn run(web: &Web, job: &HeadJob, hidden: &[f32], table: &[f32], keys: &[u32]) ->
     web.all(&out)
 }
 
+/// Jobs over consecutive rows, each to the bit as alone.
+#[test]
+fn jobs_side_by_side_are_each_as_alone() {
+    let Some(web) = web("jobs_side_by_side_are_each_as_alone") else { return };
+    let (width, vocab) = (24, 300);
+    let job = |rows, top_k, temperature, seed| HeadJob {
+        rows,
+        width,
+        vocab,
+        top_k,
+        temperature,
+        seed,
+        forbid: vec![7],
+    };
+    let jobs = [job(3, 0, 0.0, 1), job(0, 2, 1.0, 2), job(40, 4, 0.8, 3), job(1, 4, 0.8, 4)];
+    let (hidden, table) = (normals(1, 44 * width, 1.0), normals(2, vocab * width, 0.5));
+    let keys: Vec<u32> = (0..44u32).flat_map(|r| [r + 3, 17, 5 + r % 3, r]).collect();
+    let (h, p, k) = (web.f32s(&hidden), web.f32s(&table), web.u32s(&keys));
+    let mut out = web.f32s(&vec![7.0; jobs.iter().map(HeadJob::values).sum()]);
+    web.heads(&h, &p, At { offset: 0, len: table.len() }, &k, &mut out, &jobs);
+    let (all, mut row, mut at) = (web.all(&out), 0, 0);
+    for job in &jobs {
+        let alone = run(&web, job, &hidden[row * width..][..job.rows * width], &table, &keys[4 * row..]);
+        let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+        assert_eq!(bits(&all[at..][..job.values()]), bits(&alone[..job.values()]), "{job:?}");
+        (row, at) = (row + job.rows, at + job.values());
+    }
+}
+
 fn compare(web: &Web, job: HeadJob) {
     let HeadJob { rows, width, vocab, top_k, temperature, seed, .. } = job;
     let hidden = normals(seed, rows * width, 1.0);
