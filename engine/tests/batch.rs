@@ -1,11 +1,12 @@
 //! What a text gets does not depend on who shares its forwards: every statistic to the bit, on every instruction set, for
 //! texts of every kind that join and leave as they like.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use hilda_engine::config::{Arch, Family, Mlp, ModelConfig, ModelSpec, Sliding};
 use hilda_engine::data::Frequencies;
-use hilda_engine::decode::policy::{CacheMode, Caching};
+use hilda_engine::decode::policy::{CacheMode, Caching, Press, Storage};
 use hilda_engine::decode::{
     Attention, CacheOp, DecodeConfig, Decoder, ForwardRequest, RowStats, Trajectory, Want,
 };
@@ -123,6 +124,17 @@ fn text() -> impl Strategy<Value = DecodeConfig> {
                         Caching { cache: *mode, cache_block: 5, cache_refresh: 3, ..c.policy.caching };
                     c.policy.caching = Caching { cache_check: seed % 2 == 0, ..caching };
                 }
+            } else if let Some((storage, press)) = [
+                (Storage::Q8, Press::None),
+                (Storage::Q4, Press::Keydiff),
+                (Storage::Offloaded, Press::Snapkv),
+                (Storage::F32, Press::Random),
+            ]
+            .get(cache)
+            {
+                let caching = Caching { cache_storage: *storage, cache_press: *press, ..c.policy.caching };
+                let ratio = if *press == Press::None { 0.0 } else { 0.4 };
+                c.policy.caching = Caching { cache_ratio: ratio, cache_check: seed % 2 == 0, ..caching };
             }
             c
         },
@@ -226,7 +238,7 @@ fn a_text_does_not_know_who_shares_its_forwards() {
         let mut runner =
             TestRunner::new(Config { cases: 120, failure_persistence: None, ..Config::default() });
         let model = (0usize..6, prop::bool::weighted(0.25), any::<bool>(), any::<u64>());
-        let (mut forwards, mut replaced, mut shadows) = (0, 0, 0);
+        let (forwards, replaced, shadows, shrunk) = (Cell::new(0), Cell::new(0), Cell::new(0), Cell::new(0));
         let all = (model, prop::collection::vec(text(), 2..6), any::<u64>());
         let ran = runner.run(&all, |((family, deep, shift, seed), texts, schedule)| {
             let weights = weights(family, deep, shift, seed);
@@ -246,14 +258,22 @@ fn a_text_does_not_know_who_shares_its_forwards() {
                 prop_assert_eq!(&got.unwrap(), &want.0);
             }
             for (t, _) in &want {
-                forwards += t.footer.ledger.forwards;
-                shadows += t.footer.ledger.shadow;
-                replaced += t.steps.iter().filter(|s| s.cache.behind.is_some()).count();
+                forwards.set(forwards.get() + t.footer.ledger.forwards);
+                shadows.set(shadows.get() + t.footer.ledger.shadow);
+                let storage = t.header.config.policy.caching.cache_storage;
+                shrunk.set(shrunk.get() + usize::from(storage != Storage::F32));
+                let inside = t.steps.iter().filter(|s| s.cache.behind.is_some()).count();
+                replaced.set(replaced.get() + inside);
             }
             Ok(())
         });
         ran.unwrap();
-        assert!(forwards > 2000 && shadows > 100 && replaced > 20, "{forwards} {shadows} {replaced}");
+        let (forwards, shadows, replaced, shrunk) =
+            (forwards.get(), shadows.get(), replaced.get(), shrunk.get());
+        assert!(
+            forwards > 2000 && shadows > 100 && replaced > 20 && shrunk > 20,
+            "{forwards} {shadows} {replaced} {shrunk}"
+        );
         println!(
             "{level:?}: {forwards} forwards, {shadows} rows of shadows, {replaced} forwards inside a cache"
         );
@@ -273,11 +293,12 @@ fn a_refused_request_changes_nothing() {
         rule: Base::Bidirectional.into(),
         block_size: 0,
         cache,
+        compression: Default::default(),
         want: Want { rows, top_k: 2, ..Default::default() },
     };
     let good = request(vec![3, 4, 5, MASK], CacheOp::Store, vec![3]);
     let bad = request(vec![3, VOCAB], CacheOp::Keep { keep: 1 }, vec![1]);
-    let mut fresh = || Sequence::new(&Cpu, &weights, CONTEXT);
+    let fresh = || Sequence::new(&Cpu, &weights, CONTEXT);
     let (mut a, mut b, mut c) = (fresh(), fresh(), fresh());
     let mut batch = Batch::new(&Cpu, weights.clone(), 4);
     let want = batch.answer(&Cpu, &mut [(&mut a, &good)]).pop().unwrap().unwrap();
@@ -308,6 +329,7 @@ fn a_longer_forward_behind_a_shorter_one_is_as_the_first() {
             rule: Base::Bidirectional.into(),
             block_size: 0,
             cache: CacheOp::None,
+            compression: Default::default(),
             want: Want { rows: (1..n).collect(), top_k: 2, ..Default::default() },
         };
         let mut session = Session::new(&Cpu, weights.clone(), CONTEXT);

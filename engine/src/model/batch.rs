@@ -83,6 +83,7 @@ impl Pending {
         RowStats {
             rows: rows.map(|r| RowHead::decode(r, self.top_k)).collect(),
             logits: values[self.logits_at..][..self.logits].to_vec(),
+            held: None,
         }
     }
 }
@@ -271,6 +272,8 @@ impl<B: Train> Batch<B> {
     ) -> Vec<Result<RowStats, SessionError>> {
         let pending = self.forward(b, texts);
         let values = b.read_range(&self.stats, 0, pending.iter().flatten().map(Pending::len).sum());
-        pending.into_iter().map(|p| p.map(|p| p.decode(&values))).collect()
+        let held = texts.iter().map(|(sequence, _)| Some(sequence.held(&self.weights.trunk)));
+        let answer = |(p, held): (Result<Pending, _>, _)| p.map(|p| RowStats { held, ..p.decode(&values) });
+        pending.into_iter().zip(held).map(answer).collect()
     }
 }

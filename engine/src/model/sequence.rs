@@ -6,12 +6,14 @@
 //!
 //! Nothing here depends on other texts: [`super::Batch`] computes several sequences at once.
 
+use std::ops::Range;
+
 use hilda_kernels::head::MAX_TOP_K;
 use hilda_kernels::{Backend, Base, Place};
 
 use super::cache::Run;
 use super::{Cache, Trunk, Weights};
-use crate::decode::{CacheOp, ForwardRequest, Shadow};
+use crate::decode::{CacheOp, ForwardRequest, Held, Shadow};
 
 /// Most logits one forward gives back: 128 MB.
 pub(super) const MAX_LOGITS: usize = 1 << 25;
@@ -27,6 +29,12 @@ pub enum SessionError {
     Store { cached: usize, got: usize },
     #[error("position {position} has no row: its predecessor is not computed in this forward")]
     NoRow { position: usize },
+    #[error("this device's keys and values cannot be read back: {what} needs WebAssembly, the CPU or CUDA")]
+    Unreadable { what: &'static str },
+    #[error("finished blocks cannot be kept so: {why}")]
+    Compression { why: &'static str },
+    #[error("a press has dropped position {position} in layer {layer}, key head {head}")]
+    Evicted { position: usize, layer: usize, head: usize },
     #[error("a shadow of {rows} rows cannot stand beside this forward: {why}")]
     Shadow { rows: usize, why: &'static str },
 }
@@ -83,6 +91,40 @@ impl<B: Backend> Sequence<B> {
     /// Forgets the cached text: the next request begins another one.
     pub fn forget(&mut self) {
         self.cached.clear();
+    }
+
+    /// Keys and values of cached positions in one layer, [len, 2 kv_heads head_dim]: keys of all heads, then values. Keys are
+    /// those the attention reads; `plain` turns them back to before the rotary embedding.
+    ///
+    /// # Errors
+    /// A layer or positions that are not there; a device that cannot be read.
+    pub fn keys_values(
+        &self,
+        b: &B,
+        trunk: &Trunk,
+        layer: usize,
+        positions: Range<usize>,
+        plain: bool,
+    ) -> Result<Vec<f32>, SessionError> {
+        let (end, width) = (self.cached.len(), 2 * trunk.config.kv_heads * trunk.config.head_dim);
+        let range = |what, value, limit| Err(SessionError::Range { what, value, limit });
+        if layer >= trunk.config.layers {
+            return range("layer", layer, trunk.config.layers);
+        }
+        if positions.end > end || positions.start > positions.end {
+            return range("end of cached positions", positions.end, end + 1);
+        }
+        let at: Vec<u32> = self.cached[positions.clone()].iter().map(|p| p.position).collect();
+        let mut rows = self.cache.rows(b, trunk, layer, positions)?;
+        if plain {
+            trunk.unrotate(layer, &mut rows, &at, width);
+        }
+        Ok(rows)
+    }
+
+    /// What is cached, measured.
+    pub fn held(&self, trunk: &Trunk) -> Held {
+        self.cache.held(trunk, self.cached.len())
     }
 
     /// Checks a request and says what it needs.
@@ -157,6 +199,10 @@ impl<B: Backend> Sequence<B> {
             return Err(SessionError::Store { cached, got });
         }
 
+        if !bypass && n > 0 {
+            self.cache.check(r, cached)?;
+        }
+
         let source = |p: u32| {
             let source = if w.shift { p.checked_sub(1) } else { Some(p) };
             let row = match source {
@@ -199,8 +245,11 @@ impl<B: Backend> Sequence<B> {
     /// Before the forward: drops what the request drops, and makes room for the rows of a shadow, which stand in no text.
     pub(super) fn begin(&mut self, b: &B, trunk: &Trunk, asked: &Asked) {
         self.cached.truncate(asked.keeps);
+        if asked.runs.is_some() && !asked.places.is_empty() {
+            self.cache.begin(b, trunk, asked.request, self.cached.len(), &asked.places);
+        }
         if asked.runs.is_some() && asked.keys.len() > self.cache.capacity {
-            self.cache = trunk.cache_from(b, asked.keys.len(), &self.cache, self.cached.len());
+            self.cache = trunk.cache_from(b, asked.keys.len(), &mut self.cache, self.cached.len());
         }
     }
 

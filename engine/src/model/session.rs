@@ -1,15 +1,18 @@
 //! A decoding session: answers the [`ForwardRequest`]s of one text at a time, on any back end. The case of one of
 //! [`Batch`].
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use hilda_kernels::{Backend, Train};
 
+#[cfg(test)]
+use super::Cache;
 pub use super::batch::Pending;
 pub use super::sequence::SessionError;
 pub use super::weights::Weights;
 use super::{Batch, Sequence};
-use crate::decode::{ForwardRequest, RowStats};
+use crate::decode::{ForwardRequest, Held, RowStats};
 
 /// One sequence being decoded.
 pub struct Session<B: Backend> {
@@ -33,6 +36,34 @@ impl<B: Backend> Session<B> {
         self.sequence.cached()
     }
 
+    /// Keys and values of cached positions ([`Sequence::keys_values`]).
+    ///
+    /// # Errors
+    /// A layer or positions that are not there; a device that cannot be read.
+    pub fn keys_values(
+        &self,
+        b: &B,
+        layer: usize,
+        positions: Range<usize>,
+        plain: bool,
+    ) -> Result<Vec<f32>, SessionError> {
+        self.sequence.keys_values(b, &self.weights().trunk, layer, positions, plain)
+    }
+
+    /// What is cached, measured; for the answer of the last forward.
+    pub fn held(&self) -> Held {
+        self.sequence.held(&self.weights().trunk)
+    }
+
+    #[cfg(test)]
+    pub(super) fn cache_for_tests(&self) -> &Cache<B> {
+        &self.sequence.cache
+    }
+    #[cfg(test)]
+    pub(super) fn cache_for_tests_mut(&mut self) -> &mut Cache<B> {
+        &mut self.sequence.cache
+    }
+
     /// Forgets the cached text: the next request begins another sequence.
     pub fn forget(&mut self) {
         self.sequence.forget();
@@ -54,7 +85,7 @@ impl Session<hilda_kernels::Cpu> {
     /// Forward and statistics at once.
     pub fn answer(&mut self, r: &ForwardRequest) -> Result<RowStats, SessionError> {
         let pending = hilda_kernels::par::inside(|| self.forward(&hilda_kernels::Cpu, r))?;
-        Ok(pending.decode(&self.stats()[..pending.len()]))
+        Ok(RowStats { held: Some(self.held()), ..pending.decode(&self.stats()[..pending.len()]) })
     }
 }
 
@@ -62,7 +93,8 @@ impl<B: Train> Session<B> {
     /// Forward and statistics at once, on a device whose buffers can be read.
     pub fn answer_on(&mut self, b: &B, r: &ForwardRequest) -> Result<RowStats, SessionError> {
         let pending = self.forward(b, r)?;
-        Ok(pending.decode(&b.read_range(self.stats(), 0, pending.len())))
+        let values = b.read_range(self.stats(), 0, pending.len());
+        Ok(RowStats { held: Some(self.held()), ..pending.decode(&values) })
     }
 }
 

@@ -397,7 +397,7 @@ impl Trunk {
                 let (mask, s) = (self.mask_of(masks, i), self.attention_shape(*shape));
                 b.attention(&l.qkv, &l.qkv, mask, &mut l.att, &mut l.lse, s);
             }
-            Attend::Segments(all) => all.iter_mut().for_each(|segment| self.attend(b, i, l, segment)),
+            Attend::Segments(all) => all.iter_mut().for_each(|segment| self.attend(b, i, h, l, segment)),
         }
         b.copy(x, 0, &mut l.mid, 0, n * d);
         let out = (w.out, w.out_bias, w.post1);
@@ -410,7 +410,14 @@ impl Trunk {
     }
 
     /// Attention of one sequence of several in layer `i`.
-    fn attend<B: Backend>(&self, b: &B, i: usize, l: &mut LayerActs<B>, segment: &mut Segment<B>) {
+    fn attend<B: Backend>(
+        &self,
+        b: &B,
+        i: usize,
+        h: &B::Buf,
+        l: &mut LayerActs<B>,
+        segment: &mut Segment<B>,
+    ) {
         let mask = self.mask_of(&segment.masks, i);
         let s = self.attention_shape(Shape { batch: 1, len: segment.len });
         let mut s = AttentionShape { row: segment.row, ..s };
@@ -420,7 +427,7 @@ impl Trunk {
                 (s.k_col, s.v_col) = (s.k_col + s.row * s.kv_stride, s.v_col + s.row * s.kv_stride);
                 b.attention(&l.qkv, &l.qkv, mask, &mut l.att, &mut l.lse, s);
             }
-            Some((cache, slots)) => self.attend_cached(b, i, l, mask, s, cache, *slots),
+            Some((cache, slots)) => self.attend_cached(b, i, h, l, mask, s, cache, *slots),
         }
     }
 

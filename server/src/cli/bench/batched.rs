@@ -27,6 +27,7 @@ fn request(text: usize, positions: std::ops::Range<u32>, id: u32, cache: CacheOp
         rule: Attention::BlockCausal.rule(),
         block_size: BLOCK,
         cache,
+        compression: Default::default(),
         want: Want {
             rows: if store { vec![] } else { positions.clone().collect() },
             top_k: 8,
