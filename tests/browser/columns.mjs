@@ -67,7 +67,7 @@ describe('two columns', () => {
     t.diagnostic(`A: ${JSON.stringify(both[0])}, B: ${JSON.stringify(both[1])}`);
     const longest = await longestTask(page, before);
     t.diagnostic(`longest main-thread task: ${longest.toFixed(0)} ms`);
-    assert.match(page.url(), /[?&]compare=speedy/, 'the address says what is compared');
+    assert.match(page.url(), /[?&]compare=quality/, 'the address says what is compared');
     await show(page, 100);
     await shot(page, 'compare');
 
@@ -79,7 +79,7 @@ describe('two columns', () => {
     await page.keyboard.press('ArrowRight');
     await page.keyboard.press('ArrowRight');
     await until('step 2 of both', async () => (await counts(page)).every(({ at }) => at === 2));
-    assert.match(await status(page), /^step 2 of \d+\. A, Quality: \d+ masked, \d+ edits?\. B, Speedy: \d+ masked, \d+ edits?$/);
+    assert.match(await status(page), /^step 2 of \d+\. A, Speedy: \d+ masked, \d+ edits?\. B, Quality: \d+ masked, \d+ edits?$/);
 
     // One word is inspected at a time.
     const [first, second] = await columns(page);
@@ -124,9 +124,9 @@ describe('two columns', () => {
     await show(page, 60);
     await shot(page, 'compare-dark');
     // The same policy and seed give the same text.
-    await page.locator('.beside').getByRole('button', { name: 'Quality' }).click();
+    await page.locator('.beside').getByRole('button', { name: 'Speedy' }).click();
     await page.getByRole('button', { name: 'Write', exact: true }).click();
-    await until('the new name', async () => /^B, Quality/.test(await (await columns(page))[1].locator('h2').innerText()));
+    await until('the new name', async () => /^B, Speedy/.test(await (await columns(page))[1].locator('h2').innerText()));
     await until('B at work', async () => (await counts(page))[1]?.at < 5);
     await bothWritten(page);
     const [a, b] = await texts(page);
@@ -136,7 +136,7 @@ describe('two columns', () => {
   });
 
   test('the second column may have a model of its own', LIMIT, async () => {
-    const page = await visit(browser, `${server.url}/?device=wasm&compare=quality&beside=/models/hilda-tiny/`);
+    const page = await visit(browser, `${server.url}/?device=wasm&compare=speedy&beside=/models/hilda-tiny/`);
     const both = await bothWritten(page);
     const [a, b] = await texts(page);
     assert.equal(a, b, 'the same weights, loaded as another model, write the same');
@@ -152,7 +152,7 @@ describe('two columns', () => {
 
   test('columns are stacked on a narrow screen', LIMIT, async () => {
     const options = { viewport: { width: 360, height: 1400 }, colorScheme: 'light' };
-    const page = await visit(browser, `${server.url}/?compare=speedy`, options);
+    const page = await visit(browser, `${server.url}/?compare=quality`, options);
     await bothWritten(page);
     const boxes = await page.locator('.texts .text').evaluateAll((texts) => texts.map((text) => text.getBoundingClientRect()).map(({ left, top, bottom }) => ({ left, top, bottom })));
     assert.equal(boxes[0].left, boxes[1].left);

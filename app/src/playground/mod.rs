@@ -117,6 +117,7 @@ pub fn Playground() -> impl IntoView {
                             let on = !pair.on.get_untracked();
                             pair.compare(on);
                             if on {
+                                pair.differ();
                                 pair.write();
                             }
                         }

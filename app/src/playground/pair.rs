@@ -104,6 +104,15 @@ impl Pair {
         }
     }
 
+    /// Two columns of one model and one policy would show the same text: the second takes the other preset.
+    pub fn differ(&self) {
+        let first = self.first.settings.get_untracked();
+        let same = self.second.settings.with_untracked(|s| s.policy == first.policy);
+        if same && self.other.with_untracked(Option::is_none) {
+            self.second.settings.update(|s| *s = s.other());
+        }
+    }
+
     /// Denoises the prompt, in both columns.
     pub fn write(&self) {
         self.first.write();

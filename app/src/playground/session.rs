@@ -100,7 +100,7 @@ impl Session {
             self.backend,
             |s| {
                 s.common = Some(self.settings);
-                s.settings.update(|settings| *settings = settings.with_preset(Preset::Speedy));
+                s.settings.update(|settings| *settings = settings.other());
             },
         )
     }

@@ -47,11 +47,11 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            preset: Preset::Quality,
-            policy: PolicySpec::quality(),
+            preset: Preset::Speedy,
+            policy: PolicySpec::speedy(),
             temperature: TEMPERATURE,
             length: 128,
-            seed: 13,
+            seed: 126,
             whole: false,
         }
     }
@@ -66,6 +66,11 @@ impl Settings {
             Preset::Custom => self.policy,
         };
         Settings { preset, policy, ..self }
+    }
+
+    /// A policy to show beside this one: the other preset.
+    pub fn other(self) -> Settings {
+        self.with_preset(if self.preset == Preset::Speedy { Preset::Quality } else { Preset::Speedy })
     }
 
     /// The same with a policy's defaults; what every policy has stays.
@@ -153,7 +158,7 @@ mod tests {
 
     #[test]
     fn presets_are_recognised_when_parameters_return_to_them() {
-        let quality = Settings::default();
+        let quality = Settings::default().with_preset(Preset::Quality);
         let other = quality.with_parameter("tau_mask", json!(0.6));
         assert_eq!(other.preset, Preset::Custom);
         assert_eq!(other.with_parameter("tau_mask", json!(0.7)).preset, Preset::Quality);
@@ -171,8 +176,8 @@ mod tests {
     fn a_choice_survives_an_address() {
         let settings = Settings::default();
         let own = settings.with_kind("threshold").with_parameter("tau", json!(0.55));
-        for chosen in [settings, settings.with_preset(Preset::Speedy), own] {
-            let back = Settings::default().with_preset(Preset::Speedy).with_choice(&chosen.choice());
+        for chosen in [settings, settings.with_preset(Preset::Quality), own] {
+            let back = Settings::default().with_preset(Preset::Quality).with_choice(&chosen.choice());
             assert_eq!(back, chosen);
         }
         assert_eq!(settings.with_choice("factor").policy.kind(), "factor");
