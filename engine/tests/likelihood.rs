@@ -189,6 +189,7 @@ fn two_streams_equal_the_cached_session() {
                 rule: Base::BlockCausal.into(),
                 block_size: 4,
                 cache: CacheOp::None,
+                compression: Default::default(),
                 want: Want {
                     rows: masked.iter().map(|i| *i as u32).collect(),
                     top_k: 8,

@@ -152,7 +152,7 @@ impl Device {
             Device::Web(web, session) => {
                 let pending = session.forward(web, request)?;
                 let values = web.read(&session.stats, 0, pending.len()).await?;
-                Ok(pending.decode(&values))
+                Ok(RowStats { held: Some(session.held()), ..pending.decode(&values) })
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Forwards on the server, for models that are too large for the page. The decoder stays here: what is asked for and what
 //! the answer means is the same as on any other device (docs/api.md, `POST /api/models/forward`).
 
-use hilda_engine::decode::wire::RemoteForward;
+use hilda_engine::decode::wire::{HELD, RemoteForward};
 use hilda_engine::decode::{ForwardRequest, RowStats};
 use hilda_engine::model::session::Pending;
 use js_sys::Uint8Array;
@@ -78,6 +78,8 @@ impl Remote {
                 }
             });
         }
+        let held = response.headers().get(HELD).ok().flatten();
+        let held = held.and_then(|held| serde_json::from_str(&held).ok());
         let buffer = JsFuture::from(response.array_buffer().map_err(offline)?).await.map_err(offline)?;
         let bytes = Uint8Array::new(buffer.unchecked_ref()).to_vec();
         let values: Vec<f32> =
@@ -88,6 +90,6 @@ impl Remote {
             return Err(RemoteError::Refused(got));
         }
         self.cached = request.cached_after(self.cached);
-        Ok(pending.decode(&values))
+        Ok(RowStats { held, ..pending.decode(&values) })
     }
 }

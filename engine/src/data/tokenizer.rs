@@ -10,11 +10,13 @@
 use std::collections::HashMap;
 #[cfg(feature = "train")]
 use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use super::merges::{self, Encoder, Seen, Vocabulary};
 use super::{DataError, Frequencies, byte_level};
+use crate::model::cache::Surrogate;
 
 /// Names under which public tokenizers keep the three roles, ours first.
 const EOS: [&str; 6] = ["<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "</s>", "<eos>", "[EOS]"];
@@ -53,6 +55,8 @@ pub struct Tokenizer {
     bytes: Vec<Vec<u8>>,
     /// of its tokens in a corpus, where the model's folder has them
     frequencies: Option<Frequencies>,
+    /// the model's regression for the press kvzap, which travels with what else lies beside the weights
+    surrogate: Option<Arc<Surrogate>>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -128,7 +132,15 @@ impl Tokenizer {
         all.dedup();
         let hash = hex::encode(Sha256::digest(json));
         let specials = Specials { eos, mask, pad, all };
-        let tokenizer = Tokenizer { rule, json: json.to_vec(), hash, specials, bytes, frequencies: None };
+        let tokenizer = Tokenizer {
+            rule,
+            json: json.to_vec(),
+            hash,
+            specials,
+            bytes,
+            frequencies: None,
+            surrogate: None,
+        };
         for id in &tokenizer.specials.all {
             let name = String::from_utf8_lossy(&tokenizer.bytes[*id as usize]).into_owned();
             tokenizer.encode(&name)?;
@@ -139,6 +151,13 @@ impl Tokenizer {
     /// With the frequencies of its tokens in a corpus.
     pub fn with_frequencies(self, frequencies: Frequencies) -> Self {
         Tokenizer { frequencies: Some(frequencies), ..self }
+    }
+    /// With the regression of the press kvzap.
+    pub fn with_surrogate(self, surrogate: Surrogate) -> Self {
+        Tokenizer { surrogate: Some(Arc::new(surrogate)), ..self }
+    }
+    pub fn surrogate(&self) -> Option<&Arc<Surrogate>> {
+        self.surrogate.as_ref()
     }
     pub fn frequencies(&self) -> Option<&Frequencies> {
         self.frequencies.as_ref()

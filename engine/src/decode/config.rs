@@ -3,11 +3,14 @@
 use hilda_kernels::{Base, MaskRule, head::MAX_TOP_K};
 use serde::{Deserialize, Serialize};
 
+use std::sync::Arc;
+
 use crate::data::Frequencies;
+use crate::model::cache::Surrogate;
 
 use super::{
     DecodeError,
-    policy::{Eos, Method, PolicySpec},
+    policy::{Eos, Method, PolicySpec, Press, Score},
 };
 
 /// Longest sequence a decoder or a replay sets up (trajectories come from strangers).
@@ -92,6 +95,9 @@ pub struct DecodeConfig {
     /// of the corpus, for the score `pc`; the model's, as its weights are, so no record carries them
     #[serde(skip)]
     pub frequencies: Option<Frequencies>,
+    /// for the press `kvzap`; the model's as well
+    #[serde(skip)]
+    pub surrogate: Option<Arc<Surrogate>>,
     /// keep the statistics rows in the trajectory
     #[serde(default = "yes")]
     pub rows: bool,
@@ -132,6 +138,7 @@ impl DecodeConfig {
             early_stop: false,
             max_steps: None,
             frequencies: None,
+            surrogate: None,
             rows: true,
         }
     }
@@ -172,6 +179,17 @@ impl DecodeConfig {
             .collect();
         unseen.sort_unstable();
         unseen
+    }
+
+    /// Refuses what needs a file that the model's folder does not have.
+    pub fn servable(&self) -> Result<(), DecodeError> {
+        if self.policy.build()?.score == Score::Pc && self.frequencies.is_none() {
+            return Err(DecodeError::NoFrequencies);
+        }
+        if self.policy.caching.cache_press == Press::Kvzap && self.surrogate.is_none() {
+            return Err(DecodeError::NoSurrogate);
+        }
+        Ok(())
     }
 
     /// Refuses what cannot be decoded.
@@ -247,6 +265,16 @@ impl DecodeConfig {
             return Err(DecodeError::TopK { top_k: self.top_k, max: MAX_TOP_K });
         }
         self.policy.validate()?;
+        let (caching, guidance) = (self.policy.caching, self.policy.candidate.guidance);
+        let needed = match self.attention {
+            Attention::Bidirectional if caching.compressed() => Some(
+                "cache_storage = f32 and cache_press = none: where every position sees the whole text no block is ever finished",
+            ),
+            _ => caching.refusal(self.policy.method, guidance),
+        };
+        if let Some(needed) = needed {
+            return Err(DecodeError::Unserved { policy: self.policy.kind(), needed });
+        }
         match self.policy.method {
             Method::OrderTokenSearch { .. } if self.attention != Attention::Bidirectional => {
                 return Err(DecodeError::Unserved {

@@ -11,13 +11,14 @@ use super::{
     Action, ActionKind, Attention, CacheOp, DecodeConfig, DecodeError, ForwardRequest, RowStats, State,
     Status, Trajectory,
     forward::Pending,
-    policy::{Confidence, Fired, Moment, Policy, Row, Score, View},
+    policy::{Confidence, Fired, Moment, Policy, Row, View},
     refine::Refine,
     rows,
     rules::{best, cap, check_plan},
     search::Search,
     trajectory::{
-        Divergence, Footer, Header, Ledger, Provenance, RowRecord, StepKind, StepRecord, Stop, VERSION,
+        CacheEvent, Divergence, Footer, Header, Ledger, Provenance, RowRecord, StepKind, StepRecord, Stop,
+        VERSION,
     },
 };
 
@@ -135,9 +136,7 @@ impl Decoder {
 
     pub(super) fn assemble(config: DecodeConfig, policy: Arc<dyn Policy>) -> Result<Decoder, DecodeError> {
         config.validate()?;
-        if config.policy.build()?.score == Score::Pc && config.frequencies.is_none() {
-            return Err(DecodeError::NoFrequencies);
-        }
+        config.servable()?;
         let state = State::new(&config);
         let blocks = vec![BlockRun::default(); state.blocks() as usize];
         let mut decoder = Decoder {
@@ -222,9 +221,12 @@ impl Decoder {
     /// changed.
     pub fn apply(&mut self, stats: RowStats) -> Result<StepEvent, DecodeError> {
         let Pending { request, kind, block } = self.pending.clone().ok_or(DecodeError::NoForwardPending)?;
+        let held = stats.held.clone().unwrap_or_default();
         if self.search.is_some() {
             let event = self.cache_event(&request);
-            return self.apply_search(&request, stats, event);
+            let event = self.apply_search(&request, stats, event)?;
+            self.ledger.held(&held);
+            return Ok(event);
         }
         self.check_stats(&request, &stats)?;
         let mut record = StepRecord {
@@ -234,7 +236,8 @@ impl Decoder {
             queries: request.query_positions.len() as u32,
             shadow: request.want.shadow.as_ref().map_or(0, |s| s.positions.len() as u32),
             gaps: gaps(&request.query_positions),
-            cache: self.cache_event(&request),
+            cache: CacheEvent { quantised: held.quantised, ..self.cache_event(&request) },
+            evicted: held.summary(),
             rows: Vec::new(),
             actions: Vec::new(),
             rule: None,
@@ -264,6 +267,7 @@ impl Decoder {
         if self.active().is_none() && self.refine.is_some() {
             self.begin_refining(request.step, &mut record.actions)?;
         }
+        self.ledger.held(&held);
         self.record(&record, rows);
         Ok(StepEvent { record, masked: self.state.masked_left(), stop: self.stop })
     }

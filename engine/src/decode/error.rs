@@ -43,6 +43,10 @@ pub enum DecodeError {
         "score pc needs how often each token occurs in a corpus, and this model's folder has no frequencies.json; `hilda models frequencies MODEL --data TEXT` writes one"
     )]
     NoFrequencies,
+    #[error(
+        "cache_press kvzap needs a regression on the model's hidden states, and this model's folder has no kvzap.json; `hilda models kvzap MODEL --data TEXT` writes one"
+    )]
+    NoSurrogate,
     #[error("{policy} needs {needed}")]
     Unserved { policy: &'static str, needed: &'static str },
     #[error("a search is at work: change the text once it has ended")]

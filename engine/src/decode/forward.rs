@@ -11,7 +11,8 @@
 //! last position it stored. When stale entries are dropped, one more block (or position) is dropped with them, so
 //! that this row is computed again.
 //!
-//! - bidirectional with an approximate cache: see [`super::policy::Caching`].
+//! - bidirectional with an approximate cache: see [`super::policy::Caching`]; finished blocks that are rounded or have lost
+//!   positions: [`Compression`].
 //!
 //! A policy that judges written tokens without themselves (WINO) gets a shadow of the block behind the queries; a forward in
 //! which nothing of the block is written goes without.
@@ -21,7 +22,7 @@
 
 use super::{
     Attention, CacheOp, Decoder, ForwardRequest, Shadow, Status, Want,
-    policy::CacheMode,
+    policy::{CacheMode, Compression, Press},
     trajectory::{CacheEvent, StepKind},
 };
 
@@ -72,7 +73,11 @@ impl Decoder {
                 } else {
                     let cache = if stale { CacheOp::Truncate { keep: valid } } else { CacheOp::None };
                     let rows = range.clone().filter(|p| *p >= first).filter(in_block).collect();
-                    (StepKind::Denoise, range.clone().collect(), cache, rows)
+                    if self.checks(valid) {
+                        (StepKind::Check, (0..range.end).collect(), CacheOp::Bypass, rows)
+                    } else {
+                        (StepKind::Denoise, range.clone().collect(), cache, rows)
+                    }
                 }
             }
             Attention::Causal => {
@@ -86,7 +91,11 @@ impl Decoder {
                     }
                     let stale = self.cached > self.valid;
                     let cache = if stale { CacheOp::Truncate { keep: self.valid } } else { CacheOp::Store };
-                    (StepKind::Denoise, (self.valid..target).collect(), cache, vec![target])
+                    if self.checks(self.valid) {
+                        (StepKind::Check, (0..target).collect(), CacheOp::Bypass, vec![target])
+                    } else {
+                        (StepKind::Denoise, (self.valid..target).collect(), cache, vec![target])
+                    }
                 }
             }
         };
@@ -118,6 +127,7 @@ impl Decoder {
             rule: rule.map_or(self.attention.rule(), Into::into),
             block_size: if self.attention == Attention::Bidirectional { 0 } else { self.config.block_size },
             cache,
+            compression: self.compression(),
             want: Want {
                 rows,
                 top_k: self.config.top_k,
@@ -128,6 +138,32 @@ impl Decoder {
             },
         };
         Pending { request, kind, block }
+    }
+
+    /// How finished blocks are kept, the model's own ones or those that a causal text is divided into.
+    fn compression(&self) -> Compression {
+        let caching = self.config.policy.caching;
+        if !caching.compressed() {
+            return Compression::default();
+        }
+        let block = match self.config.attention {
+            Attention::Causal => caching.cache_block,
+            _ => self.config.block(),
+        };
+        Compression {
+            storage: caching.cache_storage,
+            press: caching.cache_press,
+            ratio: caching.cache_ratio,
+            tau: caching.cache_tau,
+            block,
+            surrogate: self.config.surrogate.clone().filter(|_| caching.cache_press == Press::Kvzap),
+        }
+    }
+
+    /// Is a forward that reads `kept` cached positions to be compared with one that reads none?
+    fn checks(&self, kept: u32) -> bool {
+        let caching = self.config.policy.caching;
+        caching.cache_check && caching.lossy() && kept > 0 && self.exact.is_none()
     }
 
     /// The block's shadow, from which the rows of its written positions are read; none where none of them is written, since

@@ -53,6 +53,9 @@ pub struct ForwardRequest {
     /// tokens per block for the rule (0 = the whole sequence is one block)
     pub block_size: u32,
     pub cache: CacheOp,
+    /// how what is cached is kept; the same in all forwards of a text
+    #[serde(default, skip_serializing_if = "policy::Compression::is_plain")]
+    pub compression: policy::Compression,
     pub want: Want,
 }
 
@@ -122,4 +125,30 @@ pub struct RowStats {
     pub rows: Vec<RowHead>,
     /// [whole rows, vocabulary], forbidden ids not yet excluded
     pub logits: Vec<f32>,
+    /// what is cached behind the forward, where the driver says so
+    pub held: Option<Held>,
+}
+
+/// Keys and values that a driver keeps behind a forward, measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Held {
+    /// of keys and values, with what is needed to read them
+    pub bytes: u64,
+    /// positions that were rounded in this forward, half open
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantised: Option<(u32, u32)>,
+    /// keys dropped in this forward, [layers, kv_heads]; empty = none
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub evicted: Vec<u32>,
+}
+
+impl Held {
+    /// What was dropped, for a record: one number where every layer and head lost as many.
+    fn summary(&self) -> Vec<u32> {
+        match self.evicted.first() {
+            Some(n) if self.evicted.iter().all(|m| m == n) => vec![*n],
+            _ => self.evicted.clone(),
+        }
+    }
 }

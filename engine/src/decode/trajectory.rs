@@ -8,7 +8,7 @@ use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
-    Action, ActionKind, DecodeConfig, DecodeError, State, Status,
+    Action, ActionKind, DecodeConfig, DecodeError, Held, State, Status,
     policy::{Row, Rule},
 };
 
@@ -87,6 +87,9 @@ pub struct CacheEvent {
     /// what was reused is approximate, and so many denoising forwards old
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age: Option<u32>,
+    /// positions whose keys and values were rounded behind this forward
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantised: Option<(u32, u32)>,
 }
 
 /// One forward, or one operation of the user.
@@ -120,6 +123,9 @@ pub struct StepRecord {
     /// the decoder, not the policy, chose (progress or step limit)
     #[serde(rename = "f", default, skip_serializing_if = "is_false")]
     pub forced: bool,
+    /// keys that a press dropped behind this forward, [layers, kv_heads]; one number where all of them lost as many
+    #[serde(rename = "e", default, skip_serializing_if = "Vec::is_empty")]
+    pub evicted: Vec<u32>,
     /// from exact, where that was asked for
     #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
@@ -300,6 +306,10 @@ pub struct Ledger {
     pub check: u32,
     /// most positions whose keys and values were kept at once
     pub cache_positions: u32,
+    /// most bytes of keys and values kept at once, measured where they lie; 0 where the driver did not say
+    pub cache_bytes: u64,
+    /// keys that a press dropped, summed over layers and heads
+    pub evicted: u64,
     /// positions computed, summed over forwards; shadow rows too
     pub positions: u64,
     /// shadow rows among them
@@ -316,6 +326,12 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Notes what the driver keeps.
+    pub(super) fn held(&mut self, held: &Held) {
+        self.cache_bytes = self.cache_bytes.max(held.bytes);
+        self.evicted += held.evicted.iter().map(|n| *n as u64).sum::<u64>();
+    }
+
     pub(super) fn add(&mut self, step: &StepRecord, rows: usize) {
         let count = |kind| step.actions.iter().filter(|a| a.kind == kind).count() as u32;
         if step.kind == StepKind::User {
@@ -362,7 +378,7 @@ pub struct Footer {
     /// of all steps that were checked
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
-    /// most bytes of keys and values kept at once, told by the driver
+    /// most bytes of keys and values kept at once, where the driver measured them
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_bytes: Option<u64>,
     /// wall time, told by the driver
@@ -395,7 +411,7 @@ impl Footer {
             positions_per_token: per(ledger.positions as f64, tokens as f64),
             sum_log_p: commits.map(|a| (a.p.max(f32::MIN_POSITIVE) as f64).ln()).sum(),
             divergence: steps.iter().filter_map(|s| s.divergence).reduce(Divergence::join),
-            cache_bytes: None,
+            cache_bytes: (ledger.cache_bytes > 0).then_some(ledger.cache_bytes),
             seconds: None,
         }
     }

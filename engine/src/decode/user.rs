@@ -129,6 +129,7 @@ impl Decoder {
             shadow: 0,
             gaps: Vec::new(),
             cache: CacheEvent::default(),
+            evicted: Vec::new(),
             rows: Vec::new(),
             actions,
             rule: None,
@@ -146,12 +147,14 @@ impl Decoder {
 
     /// Cached keys and values from the change on no longer hold.
     fn invalidate(&mut self, pos: u32) {
+        self.exact = None;
         let from = match self.attention {
             Attention::Bidirectional => {
                 self.kept = None;
-                self.exact = None;
                 return;
             }
+            // what was rounded or dropped before it is computed again too, as if the text had come so
+            _ if self.config.policy.caching.lossy() && pos < self.cached => 0,
             Attention::BlockCausal => self.state.block_range(self.state.block_of(pos)).start,
             Attention::Causal => pos,
         };

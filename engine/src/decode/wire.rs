@@ -19,6 +19,9 @@ pub struct RemoteForward {
     pub request: ForwardRequest,
 }
 
+/// The header in which the answer says what is cached now ([`super::Held`] as JSON).
+pub const HELD: &str = "x-hilda-held";
+
 #[derive(Serialize, Deserialize)]
 struct Rule {
     attention: Attention,
@@ -83,6 +86,7 @@ mod tests {
                 rule: base.into(),
                 block_size: 8,
                 cache,
+                compression: Default::default(),
                 want: Want {
                     rows: vec![9],
                     top_k: 4,

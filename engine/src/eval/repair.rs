@@ -161,6 +161,7 @@ fn request(
         rule: Attention::BlockCausal.rule(),
         block_size: r.block as u32,
         cache: CacheOp::None,
+        compression: Default::default(),
         want: Want {
             rows: positions.iter().copied().filter(|p| *p > 0).collect(),
             top_k: 0,

@@ -1,15 +1,33 @@
 //! Keys and values of positions that need not be computed again, and attention over them.
 //!
-//! Per layer one buffer [capacity, 2 kv_heads head_dim]: keys (after RoPE) of all heads, then values.
+//! On the device, per layer one buffer [capacity, 2 kv_heads head_dim]: keys (after RoPE) of all heads, then values. Or, where a
+//! text asks for it ([`Compression`](crate::decode::policy::Compression)), in the host's memory: [`host`], with [`codes`]
+//! for what is rounded and [`press`] for what is dropped.
 
-use hilda_kernels::Backend;
+pub mod codes;
+mod host;
+#[cfg(feature = "train")]
+pub mod oracle;
+pub mod press;
+mod surrogate;
 
-use super::Trunk;
+use std::ops::Range;
+
+use hilda_kernels::rope::rope;
+use hilda_kernels::{Backend, MaskRule, Place, RopeShape};
+
 use super::trunk::{LayerActs, Shape};
+use super::{SessionError, Trunk};
+use crate::decode::policy::{Compression, Press, SINKS};
+use crate::decode::{ForwardRequest, Held};
+use host::Host;
+pub use surrogate::{KVZAP, Linear, Surrogate, Target};
 
 /// Keys and values of finished positions, one buffer per layer: [capacity, 2 kv_heads head_dim].
 pub struct Cache<B: Backend> {
+    /// none while they are in the host's memory
     layers: Vec<B::Buf>,
+    host: Option<Host<B>>,
     pub capacity: usize,
 }
 
@@ -28,14 +46,99 @@ pub struct Slots<'a> {
     pub keys: usize,
 }
 
+impl<B: Backend> Cache<B> {
+    /// A forward comes whose rows stand in `places`; of what was kept before it the first `kept` positions hold. Changes how
+    /// things are kept where the request asks for another way and nothing is kept yet.
+    ///
+    /// # Errors
+    /// A way that this device or this request does not allow.
+    pub(super) fn begin(
+        &mut self,
+        b: &B,
+        trunk: &Trunk,
+        r: &ForwardRequest,
+        kept: usize,
+        places: &[Place],
+    ) -> Result<(), SessionError> {
+        let how = self.host.as_ref().map(|host| &host.how);
+        if how.map_or(r.compression.is_plain(), |how| *how == r.compression) {
+        } else if kept > 0 {
+            return Err(SessionError::Compression { why: "the text so far was kept in another way" });
+        } else if r.compression.is_plain() {
+            *self = trunk.cache(b, self.capacity);
+        } else {
+            Host::<B>::check(r)?;
+            self.layers.clear();
+            self.host = Some(Host::new(b, trunk, r.compression.clone(), self.capacity));
+        }
+        if let Some(host) = &mut self.host {
+            Host::<B>::check(r)?;
+            host.begin(r, kept, places);
+        }
+        Ok(())
+    }
+
+    /// What is kept of `positions` positions, and what happened to it in the last forward.
+    pub(super) fn held(&self, trunk: &Trunk, positions: usize) -> Held {
+        let c = &trunk.config;
+        match &self.host {
+            Some(host) => Held { bytes: host.bytes(), ..host.held.clone() },
+            None => {
+                Held { bytes: (8 * positions * c.layers * c.kv_heads * c.head_dim) as u64, ..Held::default() }
+            }
+        }
+    }
+
+    /// Keys and values of places [len, 2 kv_heads head_dim] as attention reads them.
+    ///
+    /// # Errors
+    /// A device that cannot be read (WebGPU); a position that a head has dropped.
+    pub(super) fn rows(
+        &self,
+        b: &B,
+        trunk: &Trunk,
+        layer: usize,
+        places: Range<usize>,
+    ) -> Result<Vec<f32>, SessionError> {
+        let (heads, d) = (trunk.config.kv_heads, trunk.config.head_dim);
+        let width = 2 * heads * d;
+        let Some(host) = &self.host else {
+            let rows = b.peek(&self.layers[layer], places.start * width, places.len() * width);
+            return rows.ok_or(SessionError::Unreadable { what: "looking at them" });
+        };
+        let mut rows = vec![0.0; places.len() * width];
+        for head in 0..heads {
+            let keys = host.keys(layer, head);
+            for (row, position) in rows.chunks_exact_mut(width).zip(places.clone()) {
+                let at = keys.positions.binary_search(&(position as u32));
+                let at = at.map_err(|_| SessionError::Evicted { position, layer, head })?;
+                row[head * d..][..d].copy_from_slice(&keys.k[at * d..][..d]);
+                row[(heads + head) * d..][..d].copy_from_slice(&keys.v[at * d..][..d]);
+            }
+        }
+        Ok(rows)
+    }
+}
+
 impl Trunk {
     pub fn cache<B: Backend>(&self, b: &B, capacity: usize) -> Cache<B> {
         let width = 2 * self.config.kv_heads * self.config.head_dim;
-        Cache { layers: (0..self.config.layers).map(|_| b.buf(capacity * width)).collect(), capacity }
+        let layers = (0..self.config.layers).map(|_| b.buf(capacity * width)).collect();
+        Cache { layers, host: None, capacity }
     }
 
-    /// A cache of `capacity` positions whose first `keep` are those of `from`.
-    pub fn cache_from<B: Backend>(&self, b: &B, capacity: usize, from: &Cache<B>, keep: usize) -> Cache<B> {
+    /// A cache of `capacity` positions whose first `keep` are those of `from`, which is given up.
+    pub fn cache_from<B: Backend>(
+        &self,
+        b: &B,
+        capacity: usize,
+        from: &mut Cache<B>,
+        keep: usize,
+    ) -> Cache<B> {
+        if let Some(host) = from.host.take() {
+            let host = Some(host.with_capacity(b, self, capacity));
+            return Cache { layers: vec![], host, capacity };
+        }
         let width = 2 * self.config.kv_heads * self.config.head_dim;
         let mut cache = self.cache(b, capacity);
         for (old, new) in from.layers.iter().zip(&mut cache.layers) {
@@ -44,19 +147,60 @@ impl Trunk {
         cache
     }
 
+    /// Bytes of keys and values of `positions` positions of finished blocks kept as `how` says: 8 layers kv_heads head_dim
+    /// each in f32. Rounded: head_dim bits / 4 a head and position for both codes, 4 bytes for the step of its values and
+    /// 4 head_dim a block for those of its keys; the first positions and the last block stay f32. A press by share leaves
+    /// floor(T (1 - ratio)), with 4 bytes for the place of each; what a threshold leaves depends on the text.
+    pub fn cache_bytes(&self, how: &Compression, positions: usize) -> u64 {
+        let (c, block) = (&self.config, (how.block as usize).max(1));
+        let (d, sinks) = (c.head_dim, SINKS as usize);
+        let old = (positions / block).saturating_sub(1) * block;
+        // of one head
+        let whole = sinks.min(old) + positions - old;
+        let drops = how.press != Press::None && how.ratio > 0.0 && old > 0;
+        let most = ((1.0 - how.ratio as f64) * positions as f64 + 1e-6) as usize;
+        let kept = if drops { most.clamp(whole, positions) } else { positions };
+        let middle = kept - whole;
+        let chunks = (old / block).saturating_sub(sinks / block);
+        let coded = how.storage.bits().map_or(8 * d * middle, |bits| {
+            middle * (2 * (d * bits as usize).div_ceil(8) + 4) + 4 * d * chunks.min(middle)
+        });
+        let places = if drops { 4 * middle } else { 0 };
+        (c.layers * c.kv_heads * (8 * d * whole + coded + places)) as u64
+    }
+
+    /// Turns keys [rows, kv_heads head_dim, with values behind them or not: `stride` a row] back to where they stood before
+    /// the rotary embedding of their positions.
+    pub fn unrotate(&self, layer: usize, rows: &mut [f32], positions: &[u32], stride: usize) {
+        let heads = self.config.kv_heads;
+        let shape = RopeShape { stride, heads, ..self.rope_shape(positions.len(), layer) };
+        rope(rows, positions, shape, true);
+    }
+
+    /// The rule of a layer: sliding ones see their window of it.
+    pub(super) fn rule_of(&self, rule: MaskRule, layer: usize) -> MaskRule {
+        let slides = self.config.arch.sliding.as_ref().filter(|s| s.layers[layer]);
+        let window = slides.map_or(rule.window, |s| Some(rule.window.map_or(s.window, |w| w.min(s.window))));
+        MaskRule { window, ..rule }
+    }
+
     /// Attention of layer `layer` over cached places: writes the forward's keys and values where `slots` says, then reads
-    /// the first `slots.keys` places.
+    /// the first `slots.keys` places. `h` is the input of the attention, behind its norm.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn attend_cached<B: Backend>(
         &self,
         b: &B,
         layer: usize,
+        h: &B::Buf,
         acts: &mut LayerActs<B>,
         mask: &B::Mask,
         shape: Shape,
         cache: &mut Cache<B>,
         slots: Slots,
     ) {
+        if let Some(host) = &mut cache.host {
+            return host.attend(b, self, layer, h, acts);
+        }
         let c = &self.config;
         let (queries, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let store = &mut cache.layers[layer];
@@ -69,3 +213,6 @@ impl Trunk {
         b.attention(&acts.qkv, store, mask, &mut acts.att, &mut acts.lse, s);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,6 +101,7 @@ pub fn decode_config(
     c.fixed = r.fixed.clone();
     c.early_stop = true;
     c.frequencies = tokenizer.frequencies().cloned();
+    c.surrogate = tokenizer.surrogate().cloned();
     Ok(c)
 }
 
@@ -110,12 +111,6 @@ pub fn text(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     let body = ids.strip_prefix(&[eos]).unwrap_or(ids);
     let end = body.iter().position(|id| *id == eos).unwrap_or(body.len());
     tokenizer.decode(&body[..end])
-}
-
-/// Most bytes of keys and values that a decoding kept at once: 2 layers kv_heads head_dim 4 for each position.
-pub fn cache_bytes(model: &ModelConfig, trajectory: &Trajectory) -> u64 {
-    let position = 8 * model.layers * model.kv_heads * model.head_dim;
-    trajectory.footer.ledger.cache_positions as u64 * position as u64
 }
 
 /// Decodes to the end on a device whose buffers can be read at once. `step` sees every event; false stops.

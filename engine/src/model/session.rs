@@ -4,6 +4,7 @@
 //! With the logit shift, position n is read from hidden row n - 1; the hidden row of the last stored position is
 //! kept (`carry`), because a block's first token is read from the store pass of the block before.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use hilda_kernels::head::{RowHead, STATS};
@@ -11,7 +12,7 @@ use hilda_kernels::{Backend, Base, HeadJob, Place, Train};
 
 use super::cache::{Run, Slots};
 use super::{Cache, LoadedModel, Plan, Shape, Trunk};
-use crate::decode::{CacheOp, ForwardRequest, RowStats, Shadow};
+use crate::decode::{CacheOp, ForwardRequest, Held, RowStats, Shadow};
 
 /// Most logits one forward gives back: 128 MB.
 const MAX_LOGITS: usize = 1 << 25;
@@ -27,6 +28,12 @@ pub enum SessionError {
     Store { cached: usize, got: usize },
     #[error("position {position} has no row: its predecessor is not computed in this forward")]
     NoRow { position: usize },
+    #[error("this device's keys and values cannot be read back: {what} needs WebAssembly, the CPU or CUDA")]
+    Unreadable { what: &'static str },
+    #[error("finished blocks cannot be kept so: {why}")]
+    Compression { why: &'static str },
+    #[error("a press has dropped position {position} in layer {layer}, key head {head}")]
+    Evicted { position: usize, layer: usize, head: usize },
     #[error("a shadow of {rows} rows cannot stand beside this forward: {why}")]
     Shadow { rows: usize, why: &'static str },
 }
@@ -115,6 +122,7 @@ impl Pending {
                 .map(|r| RowHead::decode(r, self.top_k))
                 .collect(),
             logits: values[self.rows * stride..].to_vec(),
+            held: None,
         }
     }
 }
@@ -152,6 +160,49 @@ impl<B: Backend> Session<B> {
         self.cached.len()
     }
 
+    /// Keys and values of cached positions in one layer, [len, 2 kv_heads head_dim]: keys of all heads, then values. Keys are
+    /// those the attention reads; `plain` turns them back to before the rotary embedding.
+    ///
+    /// # Errors
+    /// A layer or positions that are not there; a device that cannot be read.
+    pub fn keys_values(
+        &self,
+        b: &B,
+        layer: usize,
+        positions: Range<usize>,
+        plain: bool,
+    ) -> Result<Vec<f32>, SessionError> {
+        let (trunk, end) = (&self.weights.trunk, self.cached.len());
+        let width = 2 * trunk.config.kv_heads * trunk.config.head_dim;
+        let range = |what, value, limit| Err(SessionError::Range { what, value, limit });
+        if layer >= trunk.config.layers {
+            return range("layer", layer, trunk.config.layers);
+        }
+        if positions.end > end || positions.start > positions.end {
+            return range("end of cached positions", positions.end, end + 1);
+        }
+        let at: Vec<u32> = self.cached[positions.clone()].iter().map(|p| p.position).collect();
+        let mut rows = self.cache.rows(b, trunk, layer, positions)?;
+        if plain {
+            trunk.unrotate(layer, &mut rows, &at, width);
+        }
+        Ok(rows)
+    }
+
+    /// What is cached, measured; for the answer of the last forward.
+    pub fn held(&self) -> Held {
+        self.cache.held(&self.weights.trunk, self.cached.len())
+    }
+
+    #[cfg(test)]
+    pub(super) fn cache_for_tests(&self) -> &Cache<B> {
+        &self.cache
+    }
+    #[cfg(test)]
+    pub(super) fn cache_for_tests_mut(&mut self) -> &mut Cache<B> {
+        &mut self.cache
+    }
+
     /// Forgets the cached text: the next request begins another sequence.
     pub fn forget(&mut self) {
         self.cached.clear();
@@ -162,7 +213,7 @@ impl<B: Backend> Session<B> {
         if rows > self.cache.capacity {
             let trunk = &self.weights.trunk;
             self.plan = trunk.plan(b, rows, false);
-            self.cache = trunk.cache_from(b, rows, &self.cache, self.cached.len());
+            self.cache = trunk.cache_from(b, rows, &mut self.cache, self.cached.len());
             (self.ids, self.positions) = (b.ids(rows), b.ids(rows));
         }
     }
@@ -274,6 +325,9 @@ impl<B: Backend> Session<B> {
 
         if n > 0 {
             let asked: Vec<Place> = queries.iter().copied().chain(behind).collect();
+            if !bypass {
+                self.cache.begin(b, &w.trunk, r, cached, &asked)?;
+            }
             let known = if bypass { &[][..] } else { &self.cached[..] };
             let fresh = if inside { &[][..] } else { &asked[..] };
             let all: Vec<Place> = known.iter().chain(fresh).copied().collect();
@@ -353,7 +407,7 @@ impl Session<hilda_kernels::Cpu> {
     /// Forward and statistics at once.
     pub fn answer(&mut self, r: &ForwardRequest) -> Result<RowStats, SessionError> {
         let pending = hilda_kernels::par::inside(|| self.forward(&hilda_kernels::Cpu, r))?;
-        Ok(pending.decode(&self.stats[..pending.len()]))
+        Ok(RowStats { held: Some(self.held()), ..pending.decode(&self.stats[..pending.len()]) })
     }
 }
 
@@ -361,7 +415,8 @@ impl<B: Train> Session<B> {
     /// Forward and statistics at once, on a device whose buffers can be read.
     pub fn answer_on(&mut self, b: &B, r: &ForwardRequest) -> Result<RowStats, SessionError> {
         let pending = self.forward(b, r)?;
-        Ok(pending.decode(&b.read_range(&self.stats, 0, pending.len())))
+        let values = b.read_range(&self.stats, 0, pending.len());
+        Ok(RowStats { held: Some(self.held()), ..pending.decode(&values) })
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
+use super::cache::{KVZAP, Surrogate};
 use super::checkpoint::{self, CheckpointError, MODEL, parse_config};
 use super::family;
 use super::shards::{INDEX, IndexFault, Shards, weight_map};
@@ -162,10 +163,25 @@ impl Source {
             let message = format!("{} tokens, the embedding has {} rows", tokenizer.vocab(), c.vocab);
             return Err(of(DataError::Tokenizer(message)));
         }
-        Ok(Some(match self.frequencies(c.vocab)? {
+        let tokenizer = match self.frequencies(c.vocab)? {
             Some(frequencies) => tokenizer.with_frequencies(frequencies),
             None => tokenizer,
+        };
+        Ok(Some(match self.surrogate(&c)? {
+            Some(surrogate) => tokenizer.with_surrogate(surrogate),
+            None => tokenizer,
         }))
+    }
+
+    /// What scores its cached positions for the press kvzap, where the folder has it.
+    fn surrogate(&self, c: &ModelConfig) -> Result<Option<Surrogate>, SourceError> {
+        let Source::Folder(dir) = self else { return Ok(None) };
+        let path = dir.join(KVZAP);
+        let json = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            read => io(&path, read)?,
+        };
+        Surrogate::read(&json, c).map(Some).map_err(|message| SourceError::File { path, message })
     }
 
     /// How often its tokens occur in a corpus, where the folder says so.

@@ -355,7 +355,7 @@ impl Trunk {
                 let s = self.attention_shape(shape);
                 b.attention(&l.qkv, &l.qkv, mask, &mut l.att, &mut l.lse, s);
             }
-            Some((cache, slots)) => self.attend_cached(b, i, l, mask, shape, cache, slots),
+            Some((cache, slots)) => self.attend_cached(b, i, h, l, mask, shape, cache, slots),
         }
         b.copy(x, 0, &mut l.mid, 0, n * d);
         let out = (w.out, w.out_bias, w.post1);

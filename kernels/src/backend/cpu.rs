@@ -31,6 +31,7 @@ impl Backend for Cpu {
     type Buf = Vec<f32>;
     type Ids = Vec<u32>;
     type Mask = Tiles;
+    const PEEKS: bool = true;
 
     fn buf(&self, len: usize) -> Vec<f32> {
         vec![0.0; len]
@@ -43,6 +44,9 @@ impl Backend for Cpu {
     }
     fn write_ids(&self, dst: &mut Vec<u32>, data: &[u32]) {
         dst[..data.len()].copy_from_slice(data);
+    }
+    fn peek(&self, x: &Vec<f32>, offset: usize, len: usize) -> Option<Vec<f32>> {
+        Some(x[offset..offset + len].to_vec())
     }
     fn copy(&self, src: &Vec<f32>, src_at: usize, dst: &mut Vec<f32>, dst_at: usize, len: usize) {
         dst[dst_at..dst_at + len].copy_from_slice(&src[src_at..src_at + len]);

@@ -89,11 +89,14 @@ impl<Buf> Clone for TeacherRows<'_, Buf> {
 }
 
 /// Forward operations. Everything is asynchronous in spirit: a GPU back end may only record here and run at
-/// the next read; reads are therefore not part of the trait (each device has its own `read`).
+/// the next read; reads are therefore not part of the trait (each device has its own `read`), but for
+/// [`Backend::peek`] where a device can answer in the middle of a forward.
 pub trait Backend {
     type Buf;
     type Ids;
     type Mask;
+    /// Does [`Backend::peek`] answer?
+    const PEEKS: bool = false;
 
     /// A zeroed f32 buffer.
     fn buf(&self, len: usize) -> Self::Buf;
@@ -101,6 +104,11 @@ pub trait Backend {
     fn ids(&self, len: usize) -> Self::Ids;
     fn write(&self, dst: &mut Self::Buf, offset: usize, data: &[f32]);
     fn write_ids(&self, dst: &mut Self::Ids, data: &[u32]);
+    /// `len` values from `offset` on the host, after all that was asked before; None where a read has to be awaited
+    /// (WebGPU, see [`Backend::PEEKS`]).
+    fn peek(&self, _x: &Self::Buf, _offset: usize, _len: usize) -> Option<Vec<f32>> {
+        None
+    }
     /// dst[dst_at..][..len] = src[src_at..][..len]
     fn copy(&self, src: &Self::Buf, src_at: usize, dst: &mut Self::Buf, dst_at: usize, len: usize);
     /// Copies `cols` columns of each row: dst[r * dst_stride + dst_col ..] = src[r * src_stride + src_col ..],

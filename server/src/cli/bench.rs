@@ -245,6 +245,7 @@ where
         rule: Base::Bidirectional.into(),
         block_size: 0,
         cache: CacheOp::None,
+        compression: Default::default(),
         want: Want { rows: (0..n).collect(), top_k: 8, ..Default::default() },
     };
     let mut once =

@@ -17,6 +17,7 @@ mod edits;
 pub mod eval;
 pub mod export;
 mod intervals;
+mod kvzap;
 mod likelihood;
 mod measure;
 pub mod models;

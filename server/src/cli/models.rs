@@ -1,4 +1,4 @@
-//! `hilda models list | show | check | frequencies | export | average`: what lies here, what it is, what is wrong with it; and out again.
+//! `hilda models list | show | check | frequencies | kvzap | export | average`: what lies here, what it is, what is wrong with it; and out again.
 
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         data: PathBuf,
     },
+    /// Fit what scores cached positions for the press kvzap to a text, into the model's folder
+    Kvzap(super::kvzap::Args),
     /// Everything that is wrong with a model's files; exit code 2 if anything is
     Check {
         /// model folder, GGUF file, run folder, or the name of a pulled model
@@ -97,6 +99,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         Command::List { folder, json } => list(folder.as_deref(), json),
         Command::Show { model, json } => show(&model, json),
         Command::Check { model, json } => check(&model, json),
+        Command::Kvzap(a) => super::kvzap::run(&a),
         Command::Frequencies { model, data } => frequencies(&model, &data),
     }
 }

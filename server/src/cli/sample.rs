@@ -94,7 +94,6 @@ fn write(
     })?;
     let mut trajectory = decoder.trajectory();
     trajectory.footer.seconds = Some(began.elapsed().as_secs_f64());
-    trajectory.footer.cache_bytes = Some(generate::cache_bytes(&weights.trunk.config, &trajectory));
     Ok((text(tokenizer, &trajectory.footer.ids), trajectory, seconds))
 }
 
@@ -125,6 +124,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
                 "ledger": footer.ledger, "tokens_per_forward": footer.tokens_per_forward,
                 "positions_per_token": footer.positions_per_token, "cache_bytes": footer.cache_bytes,
                 "divergence": footer.divergence, "seconds": seconds,
+                "cache": trajectory.header.config.policy.caching.standing(),
             });
             let line = serde_json::json!({
                 "text": text, "seed": request.seed, "cost": cost, "trajectory": trajectory,

@@ -11,11 +11,15 @@ use std::{
 
 use axum::{
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use hilda_engine::{
-    decode::{CacheOp, wire::RemoteForward},
+    decode::{
+        CacheOp,
+        policy::Press,
+        wire::{self, RemoteForward},
+    },
     model::{Session, SessionError, page},
 };
 use hilda_kernels::Cpu;
@@ -58,7 +62,7 @@ impl From<SessionError> for Problem {
 /// Statistics of the wanted rows, f32 little endian.
 pub async fn forward(
     State(state): State<AppState>,
-    problem::Json(body): problem::Json<RemoteForward>,
+    problem::Json(mut body): problem::Json<RemoteForward>,
 ) -> Result<Response, Problem> {
     if body.session.is_empty() || body.session.len() > 64 {
         return Err(Problem::field("session", "a name of 1 to 64 characters"));
@@ -85,6 +89,9 @@ pub async fn forward(
             if body.cached == 0 {
                 session.forget();
             }
+            if body.request.compression.press == Press::Kvzap {
+                body.request.compression.surrogate = model.tokenizer.surrogate().cloned();
+            }
             let has = session.cached();
             if (body.cached as usize) != has {
                 let detail = format!("{has} positions of this text are kept here, not {}", body.cached);
@@ -98,8 +105,11 @@ pub async fn forward(
             let pending = session.forward(&Cpu, &body.request)?;
             let bytes: Vec<u8> =
                 session.stats[..pending.len()].iter().flat_map(|x| x.to_le_bytes()).collect();
+            let held = serde_json::to_string(&session.held()).expect("plain data");
             s.texts.keep(key, session);
-            Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
+            let binary = "application/octet-stream".to_string();
+            let kept = HeaderName::from_static(wire::HELD);
+            Ok(([(header::CONTENT_TYPE, binary), (kept, held)], bytes).into_response())
         })
         .await
 }

@@ -20,7 +20,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::PolicyError;
+use super::compression::{Press, Storage};
+use super::{Method, PolicyError};
 
 /// What is kept of positions that may still change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +55,14 @@ pub struct Caching {
     pub cache_delay: u32,
     /// measure the divergence from exact
     pub cache_check: bool,
+    /// how finished blocks are kept
+    pub cache_storage: Storage,
+    /// which of their positions are dropped
+    pub cache_press: Press,
+    /// share that a press drops
+    pub cache_ratio: f32,
+    /// of kvzap: drop what scores below, in place of a share
+    pub cache_tau: Option<f32>,
 }
 
 impl Default for Caching {
@@ -64,22 +73,87 @@ impl Default for Caching {
             cache_refresh: 0,
             cache_delay: 1,
             cache_check: false,
+            cache_storage: Storage::F32,
+            cache_press: Press::None,
+            cache_ratio: 0.5,
+            cache_tau: None,
         }
     }
 }
 
 impl Caching {
-    pub(super) const NAMES: [&str; 5] =
-        ["cache", "cache_block", "cache_refresh", "cache_delay", "cache_check"];
+    pub(super) const NAMES: [&str; 9] = [
+        "cache",
+        "cache_block",
+        "cache_refresh",
+        "cache_delay",
+        "cache_check",
+        "cache_storage",
+        "cache_press",
+        "cache_ratio",
+        "cache_tau",
+    ];
 
+    /// Does it keep what may still change?
     pub fn approximate(&self) -> bool {
         self.cache != CacheMode::Exact
+    }
+
+    /// Are finished blocks kept otherwise than in f32 on the device?
+    pub fn compressed(&self) -> bool {
+        self.cache_storage != Storage::F32 || self.cache_press != Press::None
+    }
+
+    /// Does what is kept of finished blocks differ from what was computed?
+    pub fn lossy(&self) -> bool {
+        let presses = self.cache_press != Press::None && (self.cache_ratio > 0.0 || self.cache_tau.is_some());
+        presses || self.cache_storage.bits().is_some()
+    }
+
+    /// Is every forward the one that a cache of nothing would give?
+    pub fn exact(&self) -> bool {
+        !self.approximate() && !self.lossy()
+    }
+
+    /// In the words of records and the page.
+    pub fn standing(&self) -> &'static str {
+        match (self.exact(), self.lossy()) {
+            (true, _) => "exact",
+            (_, true) => "approximate: finished blocks are rounded or have lost positions",
+            _ => "approximate: keys and values of positions that may still change are kept",
+        }
+    }
+
+    /// Why a method cannot go with what is kept of finished blocks, if it cannot.
+    pub(in crate::decode) fn refusal(&self, method: Method, guidance: f32) -> Option<&'static str> {
+        match method {
+            _ if !self.lossy() => None,
+            Method::OrderTokenSearch { .. } | Method::BestOf { .. } | Method::DraftRefine { .. } => Some(
+                "cache_storage = f32 or offloaded and cache_press = none: it compares or rewrites whole texts",
+            ),
+            _ if guidance != 0.0 => Some(
+                "cache_storage = f32 or offloaded and cache_press = none: with guidance nothing is cached",
+            ),
+            _ => None,
+        }
     }
 
     pub(super) fn validate(&self, policy: &'static str) -> Result<(), PolicyError> {
         let (value, parameter, needed) = match self {
             Caching { cache_block: 0, .. } => (0, "cache_block", "at least 1 token"),
             Caching { cache_delay: delay @ 65.., .. } => (*delay, "cache_delay", "from 0 to 64 forwards"),
+            _ => return self.check_press(policy),
+        };
+        Err(PolicyError::OutOfRange { policy, parameter, value: value as f64, needed })
+    }
+
+    fn check_press(&self, policy: &'static str) -> Result<(), PolicyError> {
+        let (value, parameter, needed) = match (self.cache_ratio, self.cache_tau) {
+            (ratio, _) if !(0.0..=1.0).contains(&ratio) => (ratio, "cache_ratio", "a share from 0 to 1"),
+            (_, Some(tau)) if tau.is_nan() => (tau, "cache_tau", "a number"),
+            (_, Some(tau)) if self.cache_press != Press::Kvzap => {
+                (tau, "cache_tau", "null unless cache_press = kvzap")
+            }
             _ => return Ok(()),
         };
         Err(PolicyError::OutOfRange { policy, parameter, value: value as f64, needed })

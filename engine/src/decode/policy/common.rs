@@ -1,9 +1,9 @@
-//! The dials that every policy has: which words may be written, and the approximate caches.
+//! The dials that every policy has: which words may be written, and the caches.
 
 use super::dial::{Parameter, choice, flag, number, optional};
 
 /// What every policy takes ([`super::Candidate`], [`super::Caching`]).
-pub(super) static COMMON: [Parameter; 12] = [
+pub(super) static COMMON: [Parameter; 16] = [
     optional(number(
         "top_k",
         "tokens",
@@ -75,6 +75,34 @@ pub(super) static COMMON: [Parameter; 12] = [
     flag(
         "cache_check",
         "false",
-        "compute every step without the cache as well, and record by how much it differs",
+        "compute every step without the cache as well, and record by how much it differs; of approximate caches",
     ),
+    choice(
+        "cache_storage",
+        "\"f32\"",
+        &["f32", "q8", "q4", "offloaded"],
+        "how finished blocks are kept: as computed (exact), rounded to 8 or 4 bits a number (approximate), or as computed in the host's memory (exact). Not on WebGPU, and not with sight of the whole text",
+    ),
+    choice(
+        "cache_press",
+        "\"none\"",
+        &["none", "random", "knorm", "keydiff", "sinks", "snapkv", "expected_attention", "kvzap"],
+        "which positions of finished blocks are forgotten (approximate): none, by lot, those with long keys, with keys like the others', the oldest, those that the last block does not look at, that queries like its would not look at, or that a regression expects to be looked at little (kvzap, which needs its file beside the model). The first 4 and the last finished block stay. Not on WebGPU",
+    ),
+    number(
+        "cache_ratio",
+        "share",
+        "0.5",
+        (0.0, 1.0),
+        0.05,
+        "press: which share of them is forgotten; 0 = exact",
+    ),
+    optional(number(
+        "cache_tau",
+        "ln of attention",
+        "null",
+        (-20.0, 0.0),
+        0.25,
+        "kvzap: forget what is expected to be looked at less than this, whatever share that is; off = by share",
+    )),
 ];

@@ -98,6 +98,7 @@ impl BestOf {
             rule: c.attention.rule(),
             block_size: c.block_size,
             cache: if self.held > 0 { CacheOp::Truncate { keep: 0 } } else { CacheOp::None },
+            compression: Default::default(),
             want: Want { whole: open, ..Default::default() },
         })
     }

@@ -165,6 +165,7 @@ impl Decoder {
             shadow: 0,
             gaps: Vec::new(),
             cache,
+            evicted: Vec::new(),
             rows: Vec::new(),
             actions: Vec::new(),
             rule: Some(super::policy::Rule { selection: super::policy::Fired::Search(fired), edit: None }),

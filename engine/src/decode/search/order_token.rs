@@ -136,6 +136,7 @@ impl OrderToken {
                     rule: sub.config().attention.rule(),
                     block_size: sub.config().block_size,
                     cache: CacheOp::None,
+                    compression: Default::default(),
                     want: Want { whole: scored, ..Default::default() },
                 })
             }

@@ -71,6 +71,7 @@ fn the_block_cache_is_exact() {
                     query_positions: (0..end).collect(),
                     ids: d.state().ids()[..end as usize].to_vec(),
                     cache: CacheOp::None,
+                    compression: Default::default(),
                     ..r.clone()
                 };
                 assert_eq!(HashNet::new(&c, 1.0).forward(&whole), stats, "shift {shift}");

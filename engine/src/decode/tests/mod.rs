@@ -71,7 +71,7 @@ pub fn answer(request: &ForwardRequest, logits: impl Fn(u32) -> Vec<f32>) -> Row
         at.map_or(0, |i| request.ids[i])
     };
     let rows = request.want.rows.iter().map(|p| head(&logits(*p), current(*p), request, *p)).collect();
-    RowStats { rows, logits: request.want.whole.iter().flat_map(|p| logits(*p)).collect() }
+    RowStats { rows, logits: request.want.whole.iter().flat_map(|p| logits(*p)).collect(), held: None }
 }
 
 /// ln p, minus infinity at zero.

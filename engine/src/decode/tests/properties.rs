@@ -1,7 +1,7 @@
 //! What holds for every policy, attention and text; and that the decoder, not the policy, enforces the rules.
 
 use super::*;
-use crate::decode::policy::{CacheMode, Caching, Fired, Plan, Rule, View};
+use crate::decode::policy::{CacheMode, Caching, Fired, Plan, Press, Rule, Storage, View};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -107,6 +107,21 @@ prop_compose! {
                 cache_refresh: caching / 3,
                 cache_delay: seed as u32 % 3,
                 cache_check: caching > 5,
+                ..Caching::default()
+            };
+        }
+        let whole = matches!(
+            c.policy.method,
+            Method::OrderTokenSearch { .. } | Method::BestOf { .. } | Method::DraftRefine { .. }
+        );
+        let lossy = !whole && c.policy.candidate.guidance == 0.0 && caching > 4;
+        if c.attention != Attention::Bidirectional {
+            c.policy.caching = Caching {
+                cache_storage: if lossy { Storage::Q4 } else { Storage::Offloaded },
+                cache_press: if lossy { Press::Keydiff } else { Press::None },
+                cache_check: caching > 6,
+                cache_block: 1 + block_size,
+                ..Caching::default()
             };
         }
         c.max_steps = max_steps.filter(|_| c.attention != Attention::Causal);

@@ -213,6 +213,7 @@ fn replay<B: Train>(s: &Subject<B>) -> Result<Finding, AuditError> {
                 rule: s.serving.attention.rule(),
                 block_size: block.unwrap_or(0) as u32,
                 cache: CacheOp::None,
+                compression: Default::default(),
                 want: Want { rows: masked, ..Default::default() },
             };
             let pending = session.forward(s.backend, &request)?;

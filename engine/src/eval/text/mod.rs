@@ -108,7 +108,7 @@ pub enum Law {
 pub fn law(policy: PolicySpec, temperature: f32) -> Law {
     match policy.method {
         // the law of what was drawn is another one, or not the row's own
-        _ if policy.candidate != Default::default() || policy.caching.approximate() => Law::Unknown,
+        _ if policy.candidate != Default::default() || !policy.caching.exact() => Law::Unknown,
         _ if temperature == 0.0 => Law::Unknown,
         Method::LeftToRight {} => Law::Exact,
         Method::TopProb { score: Score::Margin | Score::Entropy, alg_temp: 0.0, .. } => Law::Exact,

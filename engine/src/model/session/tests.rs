@@ -28,6 +28,7 @@ fn request(whole: Vec<u32>, temperature: f32) -> ForwardRequest {
         rule: Attention::Bidirectional.rule(),
         block_size: 0,
         cache: CacheOp::None,
+        compression: Default::default(),
         want: Want { rows: (1..16).collect(), top_k: 4, temperature, seed: 7, whole, shadow: None },
     }
 }
@@ -354,6 +355,28 @@ fn the_delay_brings_a_network_nearer_to_exact() {
         let (with, without) = (off(1), off(0));
         assert!(with < without && with > 0.0, "shift {shift}: {with} and {without}");
     }
+}
+
+/// What the cache gives back of a position: keys before the rotary embedding are those of the same tokens at other places
+/// in the first layer, values are the same there either way; and what is not there is refused.
+#[test]
+fn keys_and_values_can_be_read() {
+    let mut session = Session::new(&Cpu, Arc::new(Weights::of(model(false))), 24);
+    let mut store = request(vec![], 0.0);
+    store.ids = (0..16).map(|i| i % 8).collect();
+    (store.rule, store.block_size, store.cache) = (Attention::BlockCausal.rule(), 8, CacheOp::Store);
+    session.answer(&store).unwrap();
+    let c = session.weights().trunk.config.clone();
+    let (kv, read) = (c.kv_heads * c.head_dim, |at, plain| session.keys_values(&Cpu, 0, at, plain).unwrap());
+    let (a, b) = (read(0..8, true), read(8..16, true));
+    assert_eq!(a.len(), 8 * 2 * kv);
+    assert!(a.iter().zip(&b).all(|(x, y)| (x - y).abs() < 1e-4 * (1.0 + x.abs())));
+    let turned = read(8..16, false);
+    assert!(turned.iter().zip(&b).any(|(x, y)| (x - y).abs() > 1e-2));
+    assert!((0..8).all(|r| turned[r * 2 * kv + kv..][..kv] == b[r * 2 * kv + kv..][..kv]));
+    let refused = |layer, at| session.keys_values(&Cpu, layer, at, false).unwrap_err();
+    assert!(matches!(refused(0, 9..17), SessionError::Range { value: 17, .. }));
+    assert!(matches!(refused(2, 0..1), SessionError::Range { what: "layer", .. }));
 }
 
 #[test]

@@ -92,6 +92,7 @@ impl<D: Device> Backend for Cuda<D> {
     type Buf = CudaBuf<D>;
     type Ids = CudaIds<D>;
     type Mask = CudaMask<D>;
+    const PEEKS: bool = true;
 
     fn buf(&self, len: usize) -> CudaBuf<D> {
         let block = self.scratch(4 * len);
@@ -118,6 +119,9 @@ impl<D: Device> Backend for Cuda<D> {
         if !data.is_empty() {
             self.core.run(|d| d.upload(at, bytemuck::cast_slice(data)));
         }
+    }
+    fn peek(&self, x: &CudaBuf<D>, offset: usize, len: usize) -> Option<Vec<f32>> {
+        Some(self.download(x.at("peek", offset, len), len))
     }
     fn copy(&self, src: &CudaBuf<D>, src_at: usize, dst: &mut CudaBuf<D>, dst_at: usize, len: usize) {
         let (from, to) = (src.at("copy", src_at, len), dst.at("copy", dst_at, len));

@@ -205,7 +205,7 @@ fn plan_one(model: &Ready, c: &Completion, prompt: &str) -> Result<DecodeConfig,
     }
     // a stream says how unsure each step was
     d.rows = c.stream || c.diffusion.top_k > 0;
-    d.validate().map_err(|e| {
+    d.validate().and_then(|()| d.servable()).map_err(|e| {
         let field = match &e {
             DecodeError::Temperature { .. } | DecodeError::EntropyBoundTemperature { .. } => "temperature",
             DecodeError::NothingBeforeFirst | DecodeError::PromptTooLong { .. } => "prompt",
@@ -277,6 +277,7 @@ fn summary(t: &Trajectory, seconds: f64, record: bool) -> Value {
         "forwards": t.footer.ledger.forwards, "tokens": t.footer.tokens,
         "tokens_per_forward": t.footer.tokens_per_forward, "edits": t.footer.ledger.edits, "ledger": t.footer.ledger,
         "divergence": t.footer.divergence, "seconds": seconds,
+        "cache": t.header.config.policy.caching.standing(), "cache_bytes": t.footer.cache_bytes,
         "policy": t.header.config.policy, "block_size": t.header.config.block_size,
         "seed": t.header.config.seed, "temperature": t.header.config.temperature,
     });
