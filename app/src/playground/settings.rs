@@ -51,7 +51,7 @@ impl Default for Settings {
             policy: PolicySpec::speedy(),
             temperature: TEMPERATURE,
             length: 128,
-            seed: 126,
+            seed: 209,
             whole: false,
         }
     }
