@@ -292,6 +292,8 @@ pub struct Ready {
     pub weights: Arc<Weights<Cpu>>,
     pub serving: Serving,
     pub tokenizer: Tokenizer,
+    /// what the policy `switch` decides by
+    pub switch: Option<Arc<hilda_engine::decode::Switch>>,
     pub name: String,
 }
 
@@ -358,8 +360,12 @@ fn load(id: &str, folder: Option<&Path>) -> Result<Ready, ModelError> {
         Some(folder) => library::open(folder).map_err(|e| unusable(e.to_string()))?,
         None => demo_model(id)?,
     };
+    let switch = match folder {
+        Some(folder) => library::switch(folder).map_err(|e| unusable(e.to_string()))?,
+        None => None,
+    };
     let serving = model.serving;
-    Ok(Ready { weights: Arc::new(Weights::of(model)), serving, tokenizer, name: id.into() })
+    Ok(Ready { weights: Arc::new(Weights::of(model)), serving, tokenizer, switch, name: id.into() })
 }
 
 fn demo_model(id: &str) -> Result<(LoadedModel, Tokenizer), ModelError> {

@@ -1,5 +1,7 @@
 //! One decoding's complete input: the same configuration, model and back end give the same trajectory.
 
+use std::sync::Arc;
+
 use hilda_kernels::{Base, MaskRule, head::MAX_TOP_K};
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +10,7 @@ use crate::data::Frequencies;
 use super::{
     DecodeError,
     policy::{Eos, Method, PolicySpec},
+    switch::Switch,
 };
 
 /// Longest sequence a decoder or a replay sets up (trajectories come from strangers).
@@ -92,6 +95,9 @@ pub struct DecodeConfig {
     /// of the corpus, for the score `pc`; the model's, as its weights are, so no record carries them
     #[serde(skip)]
     pub frequencies: Option<Frequencies>,
+    /// what the method `switch` decides by; the model's, and no record carries it
+    #[serde(skip)]
+    pub switch: Option<Arc<Switch>>,
     /// keep the statistics rows in the trajectory
     #[serde(default = "yes")]
     pub rows: bool,
@@ -132,6 +138,7 @@ impl DecodeConfig {
             early_stop: false,
             max_steps: None,
             frequencies: None,
+            switch: None,
             rows: true,
         }
     }
@@ -278,6 +285,12 @@ impl DecodeConfig {
                 return Err(DecodeError::Unserved {
                     policy: self.policy.kind(),
                     needed: "cache = exact or guidance 0: two texts share no cache",
+                });
+            }
+            Method::Switch { .. } if self.policy.candidate.guidance != 0.0 => {
+                return Err(DecodeError::Unserved {
+                    policy: self.policy.kind(),
+                    needed: "guidance 0: it was measured without",
                 });
             }
             Method::OrderTokenSearch { .. } | Method::BestOf { .. }

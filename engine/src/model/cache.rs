@@ -2,7 +2,7 @@
 //!
 //! Per layer one buffer [capacity, 2 kv_heads head_dim]: keys (after RoPE) of all heads, then values.
 
-use hilda_kernels::Backend;
+use hilda_kernels::{Backend, Train};
 
 use super::Trunk;
 use super::trunk::{LayerActs, Shape};
@@ -26,6 +26,13 @@ pub struct Run {
 pub struct Slots<'a> {
     pub runs: &'a [Run],
     pub keys: usize,
+}
+
+impl<B: Train> Cache<B> {
+    /// Keys and values of `len` places from `at` on: [len, width], width 2 kv_heads head_dim.
+    pub(super) fn read(&self, b: &B, layer: usize, at: usize, len: usize, width: usize) -> Vec<f32> {
+        b.read_range(&self.layers[layer], at * width, len * width)
+    }
 }
 
 impl Trunk {

@@ -3,6 +3,7 @@
 mod backward;
 pub mod cache;
 pub mod checkpoint;
+pub mod embedding;
 #[cfg(all(feature = "gguf", feature = "train"))]
 pub mod export;
 pub mod family;

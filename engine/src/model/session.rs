@@ -62,6 +62,8 @@ pub struct Session<B: Backend> {
     cache: Cache<B>,
     context: usize,
     cached: Vec<Place>,
+    /// leading places that hold the keys and values of the position of their number, kept or not
+    read: usize,
     carry: B::Buf,
     ids: B::Ids,
     positions: B::Ids,
@@ -130,6 +132,7 @@ impl<B: Backend> Session<B> {
             cache,
             context,
             cached: vec![],
+            read: 0,
             carry: b.buf(width),
             ids: b.ids(context),
             positions: b.ids(context),
@@ -278,6 +281,10 @@ impl<B: Backend> Session<B> {
             let fresh = if inside { &[][..] } else { &asked[..] };
             let all: Vec<Place> = known.iter().chain(fresh).copied().collect();
             self.grow(b, all.len());
+            if !bypass {
+                let own = |(i, p): &(usize, &Place)| p.stream == 0 && p.position as usize == *i;
+                self.read = all.iter().enumerate().take_while(own).count();
+            }
             let masks = w.trunk.masks(b, r.rule, 1, &asked, &all);
             let mut ids = r.ids.clone();
             ids.resize(n, shadow.mask);
@@ -358,6 +365,19 @@ impl Session<hilda_kernels::Cpu> {
 }
 
 impl<B: Train> Session<B> {
+    /// Did the last forward that uses the cache look at positions 0..`len`?
+    pub fn readable(&self, len: usize) -> bool {
+        len <= self.read
+    }
+
+    /// Keys (after RoPE) and values of positions 0..`len` as the last forward found or left them, layer by layer
+    /// [len, 2 kv_heads head_dim]; none where it looked at fewer.
+    pub fn keys_values(&self, b: &B, layer: usize, len: usize) -> Option<Vec<f32>> {
+        let c = &self.weights.trunk.config;
+        let width = 2 * c.kv_heads * c.head_dim;
+        self.readable(len).then(|| self.cache.read(b, layer, 0, len, width))
+    }
+
     /// Forward and statistics at once, on a device whose buffers can be read.
     pub fn answer_on(&mut self, b: &B, r: &ForwardRequest) -> Result<RowStats, SessionError> {
         let pending = self.forward(b, r)?;

@@ -19,7 +19,7 @@ use hilda_engine::model::{LoadedModel, Session};
 use hilda_kernels::Cpu;
 
 use super::progress::Progress;
-use super::sample::{open_model, parse_policy};
+use super::sample::{open_model, open_switch, parse_policy};
 use super::{CliError, decode_grid, duration_text, open_data};
 use crate::decoder_results;
 use crate::share::decoders::page;
@@ -301,6 +301,7 @@ fn measure(
             if !defined(policy, *temperature) {
                 continue;
             }
+            let switch = open_switch(&a.model, Some(*policy))?;
             let (mut samples, mut seconds) = (vec![], 0.0);
             for (i, prompt) in prompts.iter().enumerate() {
                 let request = Request {
@@ -309,6 +310,7 @@ fn measure(
                     seed: a.seed + i as u64,
                     top_k: 0,
                     whole: a.whole,
+                    switch: switch.clone(),
                     ..Request::new(prompt.as_str(), a.length)
                 };
                 let bad = |e: String| CliError::BadInput(format!("document {}: {e}", i + 1));

@@ -167,7 +167,11 @@ impl Decoder {
             cache,
             rows: Vec::new(),
             actions: Vec::new(),
-            rule: Some(super::policy::Rule { selection: super::policy::Fired::Search(fired), edit: None }),
+            rule: Some(super::policy::Rule {
+                selection: super::policy::Fired::Search(fired),
+                edit: None,
+                switch: None,
+            }),
             forced: false,
             divergence: None,
         };

@@ -36,7 +36,7 @@ impl Policy for Bounded {
         }
         let actions = above.iter().map(|r| r.commit(view.temperature, 1.0)).collect();
         let scores = view.rows.iter().map(|r| if r.active && r.masked() { 0.0 } else { f64::NEG_INFINITY });
-        Plan { actions, scores: scores.collect(), rule: Rule { selection: Fired::None, edit: None } }
+        Plan { actions, scores: scores.collect(), rule: Rule::default() }
     }
     fn post_budget(&self) -> u32 {
         0

@@ -29,7 +29,7 @@ use axum::{
 use hilda_engine::{
     decode::{Attention, DecodeConfig, DecodeError, Decoder, PolicySpec, StepEvent, Stop, Trajectory},
     model::{
-        Session,
+        Session, embedding,
         generate::{GenerateError, Request, decode_config},
         holes::{self, Holes},
     },
@@ -192,6 +192,7 @@ fn plan_one(model: &Ready, c: &Completion, prompt: &str) -> Result<DecodeConfig,
         top_k: c.diffusion.top_k,
         // what comes later is seen only with the whole text in view
         whole: infills,
+        switch: model.switch.clone(),
         ..Request::new(holes.prompt.as_str(), length as usize)
     };
     let mut d = decode_config(shape, model.serving, &model.tokenizer, &request).map_err(|e| {
@@ -205,7 +206,8 @@ fn plan_one(model: &Ready, c: &Completion, prompt: &str) -> Result<DecodeConfig,
     }
     // a stream says how unsure each step was
     d.rows = c.stream || c.diffusion.top_k > 0;
-    d.validate().map_err(|e| {
+    // a decoder is refused what the configuration alone does not show
+    d.validate().and_then(|()| Decoder::new(d.clone()).map(|_| ())).map_err(|e| {
         let field = match &e {
             DecodeError::Temperature { .. } | DecodeError::EntropyBoundTemperature { .. } => "temperature",
             DecodeError::NothingBeforeFirst | DecodeError::PromptTooLong { .. } => "prompt",
@@ -243,6 +245,7 @@ fn decode(
             drop(turn);
             stats?
         };
+        embedding::tell(&Cpu, &session, &mut decoder);
         let event = decoder.apply(stats).map_err(|e| e.to_string())?;
         if !step(&decoder, &event) {
             break;
