@@ -2,9 +2,11 @@
 //! a file is.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hilda_engine::config::ModelConfig;
 use hilda_engine::data::Tokenizer;
+use hilda_engine::decode::Switch;
 use hilda_engine::model::source::{Source, SourceError};
 use hilda_engine::model::{LoadedModel, Serving};
 
@@ -26,6 +28,14 @@ pub fn open(place: &Path) -> Result<(LoadedModel, Tokenizer), OpenError> {
     let mut model = source.load()?;
     let tokenizer = tokenizer(&source, &mut model.config)?;
     Ok((model, tokenizer))
+}
+
+/// How the model at a place chooses between a fast and a slow policy, where its folder says so.
+///
+/// # Errors
+/// A file that is not such a choice, or another model's.
+pub fn switch(place: &Path) -> Result<Option<Arc<Switch>>, OpenError> {
+    Ok(Source::open(place)?.switch()?.map(Arc::new))
 }
 
 /// The same without the weights.

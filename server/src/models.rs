@@ -293,6 +293,8 @@ pub struct Ready {
     pub weights: Arc<Weights<Cpu>>,
     pub serving: Serving,
     pub tokenizer: Tokenizer,
+    /// what the policy `switch` decides by
+    pub switch: Option<Arc<hilda_engine::decode::Switch>>,
     pub name: String,
     /// writes its texts
     pub writer: Arc<Writer>,
@@ -361,9 +363,13 @@ fn load(id: &str, folder: Option<&Path>) -> Result<Ready, ModelError> {
         Some(folder) => library::open(folder).map_err(|e| unusable(e.to_string()))?,
         None => demo_model(id)?,
     };
+    let switch = match folder {
+        Some(folder) => library::switch(folder).map_err(|e| unusable(e.to_string()))?,
+        None => None,
+    };
     let serving = model.serving;
     let (weights, writer) = (Arc::new(Weights::of(model)), Arc::default());
-    Ok(Ready { weights, serving, tokenizer, name: id.into(), writer })
+    Ok(Ready { weights, serving, tokenizer, switch, name: id.into(), writer })
 }
 
 fn demo_model(id: &str) -> Result<(LoadedModel, Tokenizer), ModelError> {

@@ -2,7 +2,7 @@
 //! decided that ([`Rule`]).
 
 use hilda_engine::decode::policy::{Fired, SearchPhase};
-use hilda_engine::decode::{Action, ActionKind, StepKind, StepRecord};
+use hilda_engine::decode::{Action, ActionKind, StepKind, StepRecord, Switched};
 use leptos::prelude::*;
 
 use super::player::{Pieces, Player};
@@ -40,6 +40,10 @@ fn sentence(step: &StepRecord, pieces: &Pieces) -> String {
     let mut parts = Vec::new();
     if step.kind == StepKind::User {
         parts.extend(visitor(step, pieces));
+    }
+    if let Some(Switched { d: Some(d), slow, .. }) = step.rule.as_ref().and_then(|r| r.switch) {
+        let which = if slow { "slow" } else { "fast" };
+        parts.push(format!("The {which} policy writes: the fast one fails with a chance of {d:.0} %"));
     }
     if !written.is_empty() {
         let what = words("Wrote", &written, |a| format!("“{}” ({:.2})", pieces.shown(a.new), a.p));
@@ -147,7 +151,7 @@ mod tests {
         Action { kind, pos: old, old, new, p, logq: 0.0, margin: 0.1 }
     }
     fn step(fired: Fired, actions: Vec<Action>) -> StepRecord {
-        let rule = Some(Rule { selection: fired, edit: None });
+        let rule = Some(Rule { selection: fired, ..Default::default() });
         StepRecord { kind: StepKind::Denoise, actions, rule, ..Default::default() }
     }
 

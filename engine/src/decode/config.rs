@@ -1,9 +1,9 @@
 //! One decoding's complete input: the same configuration, model and back end give the same trajectory.
 
+use std::sync::Arc;
+
 use hilda_kernels::{Base, MaskRule, head::MAX_TOP_K};
 use serde::{Deserialize, Serialize};
-
-use std::sync::Arc;
 
 use crate::data::Frequencies;
 use crate::model::cache::Surrogate;
@@ -11,6 +11,7 @@ use crate::model::cache::Surrogate;
 use super::{
     DecodeError,
     policy::{Eos, Method, PolicySpec, Press, Score},
+    switch::Switch,
 };
 
 /// Longest sequence a decoder or a replay sets up (trajectories come from strangers).
@@ -98,6 +99,9 @@ pub struct DecodeConfig {
     /// for the press `kvzap`; the model's as well
     #[serde(skip)]
     pub surrogate: Option<Arc<Surrogate>>,
+    /// what the method `switch` decides by; the model's, and no record carries it
+    #[serde(skip)]
+    pub switch: Option<Arc<Switch>>,
     /// keep the statistics rows in the trajectory
     #[serde(default = "yes")]
     pub rows: bool,
@@ -139,6 +143,7 @@ impl DecodeConfig {
             max_steps: None,
             frequencies: None,
             surrogate: None,
+            switch: None,
             rows: true,
         }
     }
@@ -306,6 +311,12 @@ impl DecodeConfig {
                 return Err(DecodeError::Unserved {
                     policy: self.policy.kind(),
                     needed: "cache = exact or guidance 0: two texts share no cache",
+                });
+            }
+            Method::Switch { .. } if self.policy.candidate.guidance != 0.0 => {
+                return Err(DecodeError::Unserved {
+                    policy: self.policy.kind(),
+                    needed: "guidance 0: it was measured without",
                 });
             }
             Method::OrderTokenSearch { .. } | Method::BestOf { .. }

@@ -16,6 +16,7 @@ use super::{
     rows,
     rules::{best, cap, check_plan},
     search::Search,
+    switch::Undecided,
     trajectory::{
         CacheEvent, Divergence, Footer, Header, Ledger, Provenance, RowRecord, StepKind, StepRecord, Stop,
         VERSION,
@@ -84,6 +85,8 @@ pub struct Decoder {
     pub(super) attention: Attention,
     pub(super) refine: Option<Refine>,
     pub(super) search: Option<Search>,
+    /// a switch that has not chosen yet
+    pub(super) undecided: Option<Undecided>,
     /// confidences are those of the noised logits (Order-Token Search)
     pub(super) noised: bool,
     /// the draft came to an end of text
@@ -118,6 +121,11 @@ impl Decoder {
     pub fn new(config: DecodeConfig) -> Result<Decoder, DecodeError> {
         config.validate()?;
         let policy = Arc::new(config.policy.build()?);
+        if let Some(undecided) = Undecided::of(&config)? {
+            let mut decoder = Decoder::assemble(config, policy)?;
+            decoder.undecided = Some(undecided);
+            return Ok(decoder);
+        }
         let Some(search) = Search::of(&config)? else { return Decoder::assemble(config, policy) };
         let mut decoder = Decoder::assemble(config, policy)?;
         // the text shown is divided as the search divides it
@@ -145,6 +153,7 @@ impl Decoder {
             attention: config.attention,
             refine: config.policy.refine(),
             search: None,
+            undecided: None,
             noised: false,
             ended: false,
             state,
@@ -425,6 +434,8 @@ impl Decoder {
         let noised = if self.noised { rows::noised(&self.config, request, stats) } else { Vec::new() };
         let heads = rows::refined(&self.config, &self.state, request, stats, self.unguided.as_deref())?;
         let moved = self.compared(block, request, stats);
+        let decided = self.decide(request, stats)?;
+        let policy = decided.as_ref().map_or(&self.policy, |d| &d.0).clone();
         let run = &self.blocks[block as usize];
         let temperature = self.config.temperature;
         let drawn = temperature > 0.0 && self.config.policy.candidate.confidence == Confidence::Drawn;
@@ -472,11 +483,11 @@ impl Decoder {
         let open = |r: &&Row| r.active && r.masked();
         let was_open = rows.iter().any(|r| open(&r));
         let n = rows.iter().filter(open).count() as u32;
-        let timed = self.policy.cells();
+        let timed = policy.cells();
         let mut plan = match timed {
             _ if self.capped() => cap(&view, Fired::Capped { n }),
             Some(cells) if run.cell >= cells => cap(&view, Fired::NoiseRemoval { n }),
-            _ => self.policy.plan(&view),
+            _ => policy.plan(&view),
         };
         record.forced = matches!(plan.rule.selection, Fired::Capped { .. });
         check_plan(&self.config, &view, &plan)?;
@@ -492,6 +503,10 @@ impl Decoder {
             state.act(request.step, a)?;
         }
         self.state = state;
+        if let Some((policy, switched)) = decided {
+            (self.policy, self.undecided) = (policy, None);
+            plan.rule.switch = Some(switched);
+        }
         self.unguided = None;
         self.exact = None;
         let run = &mut self.blocks[block as usize];

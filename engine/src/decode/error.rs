@@ -47,6 +47,16 @@ pub enum DecodeError {
         "cache_press kvzap needs a regression on the model's hidden states, and this model's folder has no kvzap.json; `hilda models kvzap MODEL --data TEXT` writes one"
     )]
     NoSurrogate,
+    #[error(
+        "the policy switch needs what it decides by, and this model's folder has no switch.json (it does not travel to the page); `hilda switch fit --model MODEL` writes one"
+    )]
+    NoSwitch,
+    #[error("switch.json: {0}")]
+    Switch(String),
+    #[error(
+        "the policy switch decides by keys and values, and whoever computes this decoding cannot read them"
+    )]
+    NoEmbedding,
     #[error("{policy} needs {needed}")]
     Unserved { policy: &'static str, needed: &'static str },
     #[error("a search is at work: change the text once it has ended")]

@@ -15,6 +15,7 @@ mod rows;
 mod rules;
 mod search;
 mod state;
+pub mod switch;
 #[cfg(test)]
 mod tests;
 pub mod trajectory;
@@ -30,6 +31,7 @@ pub use policy::{Method, Policy, PolicySpec};
 pub use refine::Choose;
 pub use search::RankBy;
 pub use state::{Action, ActionKind, CERTAIN, State, Status};
+pub use switch::{Feature, Switch, Switched};
 pub use trajectory::{Ledger, StepKind, StepRecord, Stop, Trajectory};
 pub use verify::{Agreement, VerifyError, verify};
 

@@ -13,7 +13,11 @@ pub(super) fn cap(view: &View, selection: Fired) -> Plan {
         .filter(|r| r.active && r.masked())
         .map(|r| r.write_argmax(ActionKind::Commit, f32::INFINITY))
         .collect();
-    Plan { actions, scores: vec![f64::NEG_INFINITY; view.rows.len()], rule: Rule { selection, edit: None } }
+    Plan {
+        actions,
+        scores: vec![f64::NEG_INFINITY; view.rows.len()],
+        rule: Rule { selection, edit: None, switch: None },
+    }
 }
 
 /// The best-scored masked row of the block; ties to the lower position.

@@ -38,7 +38,7 @@ pub enum VerifyError {
 pub fn verify(a: &Trajectory, b: &Trajectory, tolerance: f32) -> Result<Agreement, VerifyError> {
     let request = |t: &Trajectory| {
         let mut c = t.header.config.clone();
-        (c.rows, c.top_k, c.frequencies, c.surrogate) = (true, 0, None, None);
+        (c.rows, c.top_k, c.frequencies, c.surrogate, c.switch) = (true, 0, None, None, None);
         c
     };
     if request(a) != request(b) {

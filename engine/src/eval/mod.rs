@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod decoders;
 pub mod edits;
+pub mod insight;
 pub mod judge;
 pub mod parity;
 pub mod repair;

@@ -3,13 +3,15 @@
 //! A document begins with the end-of-text token (training rows are documents laid end to end, each ended by it), so
 //! the prompt does too; with the logit shift this also gives position 1 the row it is read from.
 
+use std::sync::Arc;
+
 use hilda_kernels::Train;
 
-use super::Serving;
 use super::session::{Session, SessionError};
+use super::{Serving, embedding};
 use crate::config::ModelConfig;
 use crate::data::{DataError, Tokenizer};
-use crate::decode::{Attention, DecodeConfig, DecodeError, Decoder, Method, PolicySpec, Trajectory};
+use crate::decode::{Attention, DecodeConfig, DecodeError, Decoder, Method, PolicySpec, Switch, Trajectory};
 
 /// What a person asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +28,8 @@ pub struct Request {
     pub top_k: usize,
     /// (position in the sequence, token id) set by the user
     pub fixed: Vec<(u32, u32)>,
+    /// what the policy `switch` decides by
+    pub switch: Option<Arc<Switch>>,
 }
 
 impl Request {
@@ -40,6 +44,7 @@ impl Request {
             whole: false,
             top_k: 8,
             fixed: vec![],
+            switch: None,
         }
     }
 }
@@ -102,6 +107,7 @@ pub fn decode_config(
     c.early_stop = true;
     c.frequencies = tokenizer.frequencies().cloned();
     c.surrogate = tokenizer.surrogate().cloned();
+    c.switch = r.switch.clone();
     Ok(c)
 }
 
@@ -121,7 +127,9 @@ pub fn run<B: Train>(
     mut step: impl FnMut(&crate::decode::StepEvent) -> bool,
 ) -> Result<(), GenerateError> {
     while let Some(request) = decoder.next() {
-        let event = decoder.apply(session.answer_on(b, &request)?)?;
+        let stats = session.answer_on(b, &request)?;
+        embedding::tell(b, &session.weights().trunk, session.sequence(), decoder);
+        let event = decoder.apply(stats)?;
         if !step(&event) {
             break;
         }

@@ -4,6 +4,7 @@ mod backward;
 mod batch;
 pub mod cache;
 pub mod checkpoint;
+pub mod embedding;
 #[cfg(all(feature = "gguf", feature = "train"))]
 pub mod export;
 pub mod family;

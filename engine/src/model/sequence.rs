@@ -44,6 +44,8 @@ pub struct Sequence<B: Backend> {
     context: usize,
     pub(super) cache: Cache<B>,
     cached: Vec<Place>,
+    /// leading places that hold the keys and values of the position of their number, kept or not
+    read: usize,
     /// hidden row of the last stored position, [head_width]
     pub(super) carry: B::Buf,
 }
@@ -80,7 +82,7 @@ impl<B: Backend> Sequence<B> {
     /// Room for up to `context` positions.
     pub fn new(b: &B, weights: &Weights<B>, context: usize) -> Self {
         let cache = weights.trunk.cache(b, context);
-        Sequence { context, cache, cached: vec![], carry: b.buf(weights.trunk.config.head_width()) }
+        Sequence { context, cache, cached: vec![], read: 0, carry: b.buf(weights.trunk.config.head_width()) }
     }
 
     /// Positions whose keys and values are kept.
@@ -120,6 +122,22 @@ impl<B: Backend> Sequence<B> {
             trunk.unrotate(layer, &mut rows, &at, width);
         }
         Ok(rows)
+    }
+
+    /// Did the last forward that uses the cache look at positions 0..`len`?
+    pub fn looked_at(&self, len: usize) -> bool {
+        len <= self.read
+    }
+
+    /// Keys before the rotary embedding, and values, of positions 0..`len` as the last forward found or left them: of one
+    /// layer, [len, 2 kv_heads head_dim]. None where it looked at fewer, a press has dropped some, or the device cannot be
+    /// read.
+    pub fn seen(&self, b: &B, trunk: &Trunk, layer: usize, len: usize) -> Option<Vec<f32>> {
+        let positions: Vec<u32> = (0..len as u32).collect();
+        let rows = |_| self.cache.rows(b, trunk, layer, 0..len).ok();
+        let mut rows = self.looked_at(len).then_some(()).and_then(rows)?;
+        trunk.unrotate(layer, &mut rows, &positions, 2 * trunk.config.kv_heads * trunk.config.head_dim);
+        Some(rows)
     }
 
     /// What is cached, measured.
@@ -250,6 +268,10 @@ impl<B: Backend> Sequence<B> {
         }
         if asked.runs.is_some() && asked.keys.len() > self.cache.capacity {
             self.cache = trunk.cache_from(b, asked.keys.len(), &mut self.cache, self.cached.len());
+        }
+        if asked.runs.is_some() && !asked.places.is_empty() {
+            let own = |(i, p): &(usize, &Place)| p.stream == 0 && p.position as usize == *i;
+            self.read = asked.keys.iter().enumerate().take_while(own).count();
         }
     }
 

@@ -31,6 +31,11 @@ impl<B: Backend> Session<B> {
         self.batch.weights()
     }
 
+    /// What the device keeps of the text.
+    pub fn sequence(&self) -> &Sequence<B> {
+        &self.sequence
+    }
+
     /// Positions whose keys and values are kept.
     pub fn cached(&self) -> usize {
         self.sequence.cached()

@@ -13,6 +13,7 @@ use super::shards::{INDEX, IndexFault, Shards, weight_map};
 use super::{LoadedModel, Serving};
 use crate::config::{Family, ModelConfig};
 use crate::data::{DataError, FREQUENCIES, Frequencies, Tokenizer, mask};
+use crate::decode::switch::{SWITCH, Switch};
 
 /// A model that cannot be read, with its place.
 #[derive(Debug, thiserror::Error)]
@@ -198,6 +199,22 @@ impl Source {
             Err(e) => e.to_string(),
         };
         Err(SourceError::File { path, message: frequencies })
+    }
+
+    /// How to choose between a fast and a slow policy, where the folder says so.
+    pub fn switch(&self) -> Result<Option<Switch>, SourceError> {
+        let Source::Folder(dir) = self else { return Ok(None) };
+        let path = dir.join(SWITCH);
+        let json = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            read => io(&path, read)?,
+        };
+        let (config, _) = self.config()?;
+        let message = |e: crate::decode::DecodeError| e.to_string();
+        match Switch::read(&json, super::embedding::width(&config)).map_err(message) {
+            Ok(switch) => Ok(Some(switch)),
+            Err(message) => Err(SourceError::File { path, message }),
+        }
     }
 
     fn failed(&self, source: CheckpointError) -> SourceError {

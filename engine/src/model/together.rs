@@ -5,7 +5,7 @@
 use hilda_kernels::{Backend, Train};
 
 use super::generate::GenerateError;
-use super::{Batch, Sequence, Weights};
+use super::{Batch, Sequence, Weights, embedding};
 use crate::decode::{DecodeConfig, Decoder, ForwardRequest, StepEvent, Trajectory};
 
 /// Rows of one forward, unless one text alone has more: enough for products at their best, few enough that a step does
@@ -50,12 +50,14 @@ pub fn round<B: Train>(b: &B, batch: &mut Batch<B>, texts: &mut [&mut Writing<B>
         }
         taken += 1;
     }
+    let weights = batch.weights().clone();
     let mut answers = batch.answer(b, &mut asked).into_iter();
     let turn = |(text, request): (&mut &mut Writing<B>, &Option<ForwardRequest>)| {
         if request.is_none() {
             return Turn::Ended;
         }
         let stats = answers.next().expect("an answer for each request");
+        embedding::tell(b, &weights.trunk, &text.sequence, &mut text.decoder);
         let event = stats.map_err(GenerateError::from).and_then(|s| Ok(text.decoder.apply(s)?));
         event.map_or_else(Turn::Failed, |event| Turn::Stepped(Box::new(event)))
     };

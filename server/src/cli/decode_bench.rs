@@ -19,7 +19,7 @@ use hilda_engine::model::{Batch, LoadedModel, Weights};
 use hilda_kernels::{Cpu, par};
 
 use super::progress::Progress;
-use super::sample::{open_model, parse_policy};
+use super::sample::{open_model, open_switch, parse_policy};
 use super::{CliError, decode_grid, duration_text, open_data};
 use crate::decoder_results;
 use crate::share::decoders::page;
@@ -326,12 +326,14 @@ fn measure(
             if !defined(policy, *temperature) {
                 continue;
             }
+            let switch = open_switch(&a.model, Some(*policy))?;
             let request = |i: usize, prompt: &String| Request {
                 policy: Some(*policy),
                 temperature: *temperature,
                 seed: a.seed + i as u64,
                 top_k: 0,
                 whole: a.whole,
+                switch: switch.clone(),
                 ..Request::new(prompt.as_str(), a.length)
             };
             let config = |(i, prompt)| {

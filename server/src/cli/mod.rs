@@ -1,4 +1,4 @@
-//! The command line: `hilda serve | train | convert | sample | eval | ablate | audit | models | parity | bench | runs | data | pull |
+//! The command line: `hilda serve | train | convert | sample | eval | ablate | audit | models | parity | bench | switch | runs | data | pull |
 //! doctor`.
 //!
 //! Exit codes: 0 done, 1 failed, 2 bad input. What a program would read goes to standard output (JSON with
@@ -28,6 +28,8 @@ mod repair;
 pub mod runs;
 pub mod sample;
 pub mod serve;
+mod switch;
+mod switch_fit;
 mod text;
 pub mod train;
 
@@ -113,6 +115,8 @@ enum Command {
     Bench(bench::Args),
     /// Compare decoders of one model: quality before a judge against forwards
     DecodeBench(decode_bench::Args),
+    /// Learn when a fast decoder will do
+    Switch(switch::Args),
     /// List, show, export and publish runs
     Runs(runs::Args),
     /// Register and list corpora
@@ -169,6 +173,7 @@ pub fn main() -> ExitCode {
         Command::Parity(a) => parity::run(a),
         Command::Bench(a) => bench::run(a),
         Command::DecodeBench(a) => decode_bench::run(a),
+        Command::Switch(a) => switch::run(a),
         Command::Runs(a) => runs::run(a),
         Command::Data(a) => data::run(a),
         Command::Pull(a) => pull::run(a),

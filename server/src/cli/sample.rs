@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hilda_engine::data::Tokenizer;
-use hilda_engine::decode::{Decoder, PolicySpec, StepKind, Trajectory};
+use hilda_engine::decode::{Decoder, Method, PolicySpec, StepKind, Switch, Trajectory};
 use hilda_engine::model::generate::{self, GenerateError, Request, decode_config, text};
 use hilda_engine::model::session::Weights;
 use hilda_engine::model::{LoadedModel, Serving, Session};
@@ -46,6 +46,14 @@ pub struct Args {
 /// was pulled ([`library::open`]).
 pub fn open_model(named: &Path) -> Result<(LoadedModel, Tokenizer), CliError> {
     library::open(&library::place(&data_dir(), named)).map_err(|e| CliError::BadInput(e.to_string()))
+}
+
+/// What a model's switch decides by, if the policy is one.
+pub fn open_switch(named: &Path, policy: Option<PolicySpec>) -> Result<Option<Arc<Switch>>, CliError> {
+    if !matches!(policy.map(|p| p.method), Some(Method::Switch { .. })) {
+        return Ok(None);
+    }
+    library::switch(&library::place(&data_dir(), named)).map_err(|e| CliError::BadInput(e.to_string()))
 }
 
 /// A policy from its name, its JSON, or the name of a preset: quality, speedy.
@@ -104,6 +112,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
     }
     let (model, tokenizer) = open_model(&args.model)?;
     let serving = model.serving;
+    let switch = open_switch(&args.model, policy)?;
     let weights = Arc::new(Weights::of(model));
     for i in 0..args.count {
         let request = Request {
@@ -111,6 +120,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
             temperature: args.temperature,
             seed: args.seed + i,
             whole: args.whole,
+            switch: switch.clone(),
             ..Request::new(args.prompt.as_str(), args.length)
         };
         let (text, trajectory, seconds) =

@@ -42,7 +42,7 @@ use hilda_kernels::head::RowHead;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-use super::{Action, ActionKind, Status, state::CERTAIN};
+use super::{Action, ActionKind, Status, state::CERTAIN, switch::Switched};
 use crate::data::Frequencies;
 
 /// One position whose distribution was computed.
@@ -151,6 +151,9 @@ pub struct Rule {
     /// the edit test, if the policy revises
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edit: Option<EditFired>,
+    /// which policy a switch chose, in the forward that it decided by
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch: Option<Switched>,
 }
 
 /// Values of the selection test.

@@ -7,7 +7,7 @@ use super::dial::{Parameter, PolicyInfo, choice, flag, number, optional, score};
 
 const ORDER: &str = "which masked positions count as surest: by lot, by the token's probability, by the lead over the second, by low entropy, by probability weighed with how much is known around, or early and rare words first (pc, which needs the corpus' word counts beside the model)";
 
-static POLICIES: [PolicyInfo; 15] = [
+static POLICIES: [PolicyInfo; 16] = [
     PolicyInfo {
         kind: "ancestral",
         title: "Ancestral",
@@ -432,6 +432,21 @@ static POLICIES: [PolicyInfo; 15] = [
                 "one text is kept from where more would exceed it; 0 = no limit",
             ),
         ],
+    },
+    PolicyInfo {
+        kind: "switch",
+        title: "Fast or slow",
+        meaning: "one of two policies, chosen by what the first forward says of the text: the slow one where the fast one will probably not do. Needs a switch.json beside the model, which does not travel to the page",
+        paper: "after the fast / slow switch of arXiv 2601.20326",
+        rule: "slow if d(e) > at, d = 100 σ(w · e + b)",
+        parameters: &[number(
+            "at",
+            "%",
+            "50",
+            (0.0, 100.0),
+            1.0,
+            "the slow policy above this chance that the fast one does not suffice; 100 = always fast",
+        )],
     },
     PolicyInfo {
         kind: "left_to_right",

@@ -168,7 +168,7 @@ impl Policy for Parts {
             }
         };
         actions.sort_by_key(|a| a.pos);
-        Plan { actions, scores, rule: Rule { selection: chosen.fired, edit } }
+        Plan { actions, scores, rule: Rule { selection: chosen.fired, edit, switch: None } }
     }
 
     fn revises(&self) -> bool {
@@ -223,5 +223,5 @@ fn coins(remdm: Remdm, view: &View) -> Plan {
     let (alpha, sigma) = (rates.alpha_s as f32, rates.sigma as f32);
     let selection = Fired::Remdm { cell: view.cell, cells: remdm.cells, alpha, sigma };
     let scores = view.rows.iter().map(|r| if r.active && r.masked() { 0.0 } else { f64::NEG_INFINITY });
-    Plan { actions, scores: scores.collect(), rule: Rule { selection, edit: None } }
+    Plan { actions, scores: scores.collect(), rule: Rule { selection, edit: None, switch: None } }
 }

@@ -186,6 +186,12 @@ pub enum Method {
         #[serde(default)]
         budget: u32,
     },
+    /// the fast or the slow policy of the model's switch.json, chosen by what the first forward says of the text
+    Switch {
+        /// the slow one above this chance, per cent, that the fast one does not suffice
+        #[serde(default = "fifty")]
+        at: f32,
+    },
     /// first masked position first
     LeftToRight {},
 }
@@ -221,6 +227,9 @@ fn t_off() -> f32 {
 }
 fn alpha_on() -> f32 {
     0.9
+}
+fn fifty() -> f32 {
+    50.0
 }
 fn quarter() -> f32 {
     0.25
@@ -379,6 +388,7 @@ impl Method {
             Method::DraftRefine { .. } => "draft_refine",
             Method::BestOf { .. } => "best_of",
             Method::OrderTokenSearch { .. } => "order_token_search",
+            Method::Switch { .. } => "switch",
             Method::LeftToRight {} => "left_to_right",
         }
     }
@@ -467,6 +477,9 @@ impl Method {
                 check("block", block as f64, block > 0, "at least 1 token")?;
                 check("tokens_per_forward", tokens_per_forward as f64, tokens_per_forward > 0, "at least 1")
             }
+            Method::Switch { at } => {
+                check("at", at as f64, (0.0..=100.0).contains(&at), "from 0 to 100 per cent")
+            }
             Method::LeftToRight {} => Ok(()),
         }
     }
@@ -527,6 +540,8 @@ impl Method {
             Method::OrderTokenSearch { tokens_per_forward: k, .. } => {
                 plain(Score::TopProb, Selection::PerForward { k })
             }
+            // until it has decided: the first forward is the same under both of its policies
+            Method::Switch { .. } => plain(Score::TopProb, Selection::Threshold { tau: 1.0 }),
             Method::LeftToRight {} => LEFT_TO_RIGHT,
         }
     }

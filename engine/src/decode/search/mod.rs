@@ -168,7 +168,11 @@ impl Decoder {
             evicted: Vec::new(),
             rows: Vec::new(),
             actions: Vec::new(),
-            rule: Some(super::policy::Rule { selection: super::policy::Fired::Search(fired), edit: None }),
+            rule: Some(super::policy::Rule {
+                selection: super::policy::Fired::Search(fired),
+                edit: None,
+                switch: None,
+            }),
             forced: false,
             divergence: None,
         };

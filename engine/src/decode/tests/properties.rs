@@ -245,7 +245,7 @@ struct Told(fn(&View) -> Vec<Action>);
 impl Policy for Told {
     fn plan(&self, view: &View) -> Plan {
         let scores = view.rows.iter().map(|r| if r.active && r.masked() { 1.0 } else { f64::NEG_INFINITY });
-        let rule = Rule { selection: Fired::None, edit: None };
+        let rule = Rule::default();
         Plan { actions: (self.0)(view), scores: scores.collect(), rule }
     }
     fn post_budget(&self) -> u32 {

@@ -1,7 +1,7 @@
 //! Wide in, narrow out.
 
 use super::*;
-use crate::decode::policy::{Fired, Plan, Rule, View};
+use crate::decode::policy::{Plan, Rule, View};
 use serde_json::json;
 
 fn wino(wide: f32, narrow: f32) -> PolicySpec {
@@ -36,7 +36,7 @@ impl Policy for Bounded {
         }
         let actions = above.iter().map(|r| r.commit(view.temperature, 1.0)).collect();
         let scores = view.rows.iter().map(|r| if r.active && r.masked() { 0.0 } else { f64::NEG_INFINITY });
-        Plan { actions, scores: scores.collect(), rule: Rule { selection: Fired::None, edit: None } }
+        Plan { actions, scores: scores.collect(), rule: Rule::default() }
     }
     fn post_budget(&self) -> u32 {
         0

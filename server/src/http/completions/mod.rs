@@ -189,6 +189,7 @@ fn plan_one(model: &Ready, c: &Completion, prompt: &str) -> Result<DecodeConfig,
         top_k: c.diffusion.top_k,
         // what comes later is seen only with the whole text in view
         whole: infills,
+        switch: model.switch.clone(),
         ..Request::new(holes.prompt.as_str(), length as usize)
     };
     let mut d = decode_config(shape, model.serving, &model.tokenizer, &request).map_err(|e| {
@@ -202,15 +203,20 @@ fn plan_one(model: &Ready, c: &Completion, prompt: &str) -> Result<DecodeConfig,
     }
     // a stream says how unsure each step was
     d.rows = c.stream || c.diffusion.top_k > 0;
-    d.validate().and_then(|()| d.servable()).map_err(|e| {
-        let field = match &e {
-            DecodeError::Temperature { .. } | DecodeError::EntropyBoundTemperature { .. } => "temperature",
-            DecodeError::NothingBeforeFirst | DecodeError::PromptTooLong { .. } => "prompt",
-            DecodeError::TopK { .. } => "diffusion.top_k",
-            _ => "diffusion.policy",
-        };
-        Problem::field(field, e.to_string())
-    })?;
+    // a decoder is refused what the configuration alone does not show
+    d.validate().and_then(|()| d.servable()).and_then(|()| Decoder::new(d.clone()).map(drop)).map_err(
+        |e| {
+            let field = match &e {
+                DecodeError::Temperature { .. } | DecodeError::EntropyBoundTemperature { .. } => {
+                    "temperature"
+                }
+                DecodeError::NothingBeforeFirst | DecodeError::PromptTooLong { .. } => "prompt",
+                DecodeError::TopK { .. } => "diffusion.top_k",
+                _ => "diffusion.policy",
+            };
+            Problem::field(field, e.to_string())
+        },
+    )?;
     Ok(d)
 }
 
