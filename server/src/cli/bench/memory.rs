@@ -22,12 +22,13 @@ pub fn restart() -> u64 {
 mod tests {
     use super::*;
 
+    /// Other tests of the process take and give memory meanwhile.
     #[test]
     fn what_is_touched_counts() {
         let before = restart();
-        let mut block = vec![0u8; 64 << 20];
+        let mut block = vec![0u8; 256 << 20];
         block.iter_mut().step_by(4096).for_each(|x| *x = 1);
         let grown = peak() - before;
-        assert!(std::hint::black_box(&block)[0] == 1 && grown >= 60 << 20, "{grown}");
+        assert!(std::hint::black_box(&block)[0] == 1 && grown >= 128 << 20, "{grown}");
     }
 }
