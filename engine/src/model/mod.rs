@@ -19,6 +19,7 @@ pub mod inspect;
 pub mod layout;
 pub mod lora;
 pub mod page;
+mod prepare;
 pub mod quant;
 pub mod session;
 pub mod shards;

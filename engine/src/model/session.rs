@@ -40,9 +40,10 @@ pub struct Weights<B: Backend> {
 
 impl<B: Backend> Weights<B> {
     pub fn new(b: &B, model: &LoadedModel) -> Self {
-        let trunk = Trunk::new(model.config.clone());
+        let mut trunk = Trunk::new(model.config.clone());
         let mut params = b.buf(trunk.layout.total);
         b.write(&mut params, 0, &model.params);
+        trunk.prepare(b, &mut params);
         Weights { trunk, shift: model.serving.shift, params }
     }
 }
@@ -50,8 +51,9 @@ impl<B: Backend> Weights<B> {
 impl Weights<hilda_kernels::Cpu> {
     /// The same without a second copy of the weights.
     pub fn of(model: LoadedModel) -> Self {
-        let trunk = Trunk::new(model.config);
-        Weights { trunk, shift: model.serving.shift, params: model.params }
+        let (mut trunk, mut params) = (Trunk::new(model.config), model.params);
+        trunk.prepare(&hilda_kernels::Cpu, &mut params);
+        Weights { trunk, shift: model.serving.shift, params }
     }
 }
 
@@ -352,7 +354,7 @@ fn runs(positions: &[u32]) -> Vec<Run> {
 impl Session<hilda_kernels::Cpu> {
     /// Forward and statistics at once.
     pub fn answer(&mut self, r: &ForwardRequest) -> Result<RowStats, SessionError> {
-        let pending = hilda_kernels::par::inside(|| self.forward(&hilda_kernels::Cpu, r))?;
+        let pending = self.forward(&hilda_kernels::Cpu, r)?;
         Ok(pending.decode(&self.stats[..pending.len()]))
     }
 }

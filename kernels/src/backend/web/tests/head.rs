@@ -15,7 +15,7 @@ fn run(web: &Web, job: &HeadJob, hidden: &[f32], table: &[f32], keys: &[u32]) ->
     params.extend_from_slice(table);
     let (h, p, k) = (web.f32s(hidden), web.f32s(&params), web.u32s(keys));
     let mut out = web.f32s(&vec![7.0; job.rows * (STATS + 2 * job.top_k)]);
-    web.head(&h, &p, At { offset: 64, len: table.len() }, &k, &mut out, job);
+    web.head(&h, &p, At::new(64, table.len()), &k, &mut out, job);
     web.all(&out)
 }
 
@@ -137,6 +137,6 @@ fn a_negative_temperature_is_refused() {
     let Some(web) = web("a_negative_temperature_is_refused") else { return };
     let (h, k, mut out) = (web.f32s(&[1.0]), web.u32s(&[0; 4]), web.buf(STATS));
     let job = HeadJob { rows: 1, width: 1, vocab: 1, top_k: 0, temperature: -1.0, seed: 0, forbid: vec![] };
-    web.head(&h, &h, At { offset: 0, len: 1 }, &k, &mut out, &job);
+    web.head(&h, &h, At::new(0, 1), &k, &mut out, &job);
     assert!(matches!(web.submit(), Err(WebError::Shape { op: "head", .. })));
 }
