@@ -3,6 +3,7 @@
 use super::buffer::{Block, CudaBuf, CudaIds};
 use super::launch::{args, pick};
 use super::mask::{CudaMask, pack};
+use super::train::HeadTile;
 use super::{Cuda, Device, Product};
 use crate::attention::Tiles;
 use crate::attention::rule::{MaskRule, Place};
@@ -315,17 +316,8 @@ impl<D: Device> Backend for Cuda<D> {
         let inverse = if job.temperature > 0.0 { 1.0 / job.temperature } else { 0.0 };
         for r0 in (0..rows).step_by(tile) {
             let n = tile.min(rows - r0);
-            self.product(Product {
-                a_transposed: false,
-                b_transposed: true,
-                a: hidden + 4 * (r0 * width) as u64,
-                b: table,
-                c: z.at,
-                m: n,
-                n: vocab,
-                k: width,
-                accumulate: false,
-            });
+            let hidden = hidden + 4 * (r0 * width) as u64;
+            self.product(HeadTile { hidden, table, rows: n, width, vocab }.logits(z.at));
             let args = args![
                 z.at,
                 forbid.at,
