@@ -42,6 +42,9 @@ pub struct Status {
     #[serde(default)]
     pub eta: Option<f64>,
     pub device: String,
+    /// rows of one forward, chosen when the run began where the recipe names none; a resumed run keeps it
+    #[serde(default)]
+    pub micro: Option<usize>,
     pub parameters: u64,
     pub config_hash: String,
     #[serde(default)]

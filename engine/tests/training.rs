@@ -343,6 +343,35 @@ fn another_tokenizer_or_shape_is_refused() {
 }
 
 #[test]
+fn rows_of_a_forward_follow_the_device_unless_the_recipe_says() {
+    use hilda_engine::train::step::{micro_for, micro_rows};
+    let mut config = recipe("", PHASES);
+    let trunk = Trunk::new(model_config(&config, &input()).unwrap());
+    let bytes = |config: &RunConfig, micro: usize| {
+        let mut c = config.clone();
+        c.batch.micro = Some(micro);
+        hilda_engine::train::planned_bytes(&c, &trunk)
+    };
+    // what a recipe says wins, whatever the memory
+    assert_eq!([None, Some(0), Some(usize::MAX)].map(|m| micro_for(&config, &trunk, m)), [4; 3]);
+    config.batch.micro = None;
+    // a CPU: 2,048 positions at most; a memory of its own: as much as fits, a row at least
+    assert_eq!(micro_for(&config, &trunk, None), micro_rows(&config));
+    for micro in [8, 4, 2, 1] {
+        assert_eq!(micro_for(&config, &trunk, Some(bytes(&config, micro))), micro);
+    }
+    assert_eq!(micro_for(&config, &trunk, Some(0)), 1);
+    // two streams of 16 positions: 256 rows are 8,192
+    config.batch.rows = 1024;
+    assert_eq!(micro_for(&config, &trunk, Some(usize::MAX)), 256);
+    // what was chosen is what the step uses
+    config.batch.chosen = Some(256);
+    assert_eq!((micro_rows(&config), plan_rows(&config)), (256, 8192));
+    // and no part of the recipe
+    assert!(!config.to_toml().contains("chosen"));
+}
+
+#[test]
 fn planned_bytes_are_those_that_a_learner_allocates() {
     let (mut config, input) = (recipe("", PHASES), input());
     for recompute in [false, true] {

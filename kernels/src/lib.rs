@@ -19,6 +19,8 @@ pub mod reduce;
 pub mod rng;
 pub mod rope;
 pub mod simd;
+#[cfg(not(target_arch = "wasm32"))]
+mod team;
 pub mod tolerance;
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
-//! One thread pool, deterministic work: tasks are numbered, results come back in order, and no sum depends on
+//! Deterministic work on several threads: tasks are numbered, results come back in order, and no sum depends on
 //! how many threads there are. In WASM everything runs on the calling thread.
+//!
+//! One caller at a time has the [`team`](crate::team), whose threads wait awake between the steps of a forward. Others at
+//! the same moment use rayon's pool, which also says how many threads there are.
 
 /// Runs `f(0..n)`, possibly in parallel.
 pub fn each(n: usize, f: impl Fn(usize) + Sync + Send) {
     #[cfg(not(target_arch = "wasm32"))]
-    {
+    if !crate::team::each(n, threads(), &f) {
         use rayon::prelude::*;
         (0..n).into_par_iter().for_each(f);
     }
@@ -14,24 +17,32 @@ pub fn each(n: usize, f: impl Fn(usize) + Sync + Send) {
 
 /// Results of `f(0..n)` in order.
 pub fn map<R: Send>(n: usize, f: impl Fn(usize) -> R + Sync + Send) -> Vec<R> {
-    #[cfg(not(target_arch = "wasm32"))]
-    {
-        use rayon::prelude::*;
-        (0..n).into_par_iter().map(f).collect()
-    }
-    #[cfg(target_arch = "wasm32")]
-    (0..n).map(f).collect()
+    let mut results: Vec<Option<R>> = (0..n).map(|_| None).collect();
+    chunks(&mut results, 1, |i, result| result[0] = Some(f(i)));
+    results.into_iter().map(|r| r.expect("every task ran")).collect()
 }
 
 /// Calls `f(i, chunk)` for consecutive chunks of `size`.
 pub fn chunks<T: Send>(data: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) + Sync + Send) {
-    #[cfg(not(target_arch = "wasm32"))]
-    {
-        use rayon::prelude::*;
-        data.par_chunks_mut(size).enumerate().for_each(|(i, c)| f(i, c));
+    let (len, data) = (data.len(), Start(data.as_mut_ptr()));
+    each(len.div_ceil(size), |i| {
+        let at = i * size;
+        // SAFETY: task i alone has this part of `data`, which is borrowed until every task has run.
+        f(i, unsafe { std::slice::from_raw_parts_mut(data.at(at), size.min(len - at)) });
+    });
+}
+
+/// Where a slice begins whose parts go to different tasks.
+struct Start<T>(*mut T);
+// SAFETY: `chunks` gives every part to one task.
+unsafe impl<T: Send> Send for Start<T> {}
+unsafe impl<T: Send> Sync for Start<T> {}
+
+impl<T> Start<T> {
+    unsafe fn at(&self, i: usize) -> *mut T {
+        // SAFETY: the caller stays inside the slice.
+        unsafe { self.0.add(i) }
     }
-    #[cfg(target_arch = "wasm32")]
-    data.chunks_mut(size).enumerate().for_each(|(i, c)| f(i, c));
 }
 
 /// As [`chunks`], on this thread where there are at most [`LIGHT`] values: for a few operations a value, waking another
@@ -45,18 +56,7 @@ pub fn light<T: Send>(data: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) +
 }
 
 /// See [`light`].
-pub const LIGHT: usize = 1 << 16;
-
-/// Runs `f` on a thread of the pool. From there each parallel step is handed to the others directly; from any other
-/// thread it has to be passed in and waited for, which costs more than a small step takes.
-pub fn inside<R: Send>(f: impl FnOnce() -> R + Send) -> R {
-    #[cfg(not(target_arch = "wasm32"))]
-    {
-        rayon::scope(|_| f())
-    }
-    #[cfg(target_arch = "wasm32")]
-    f()
-}
+pub const LIGHT: usize = 1 << 14;
 
 /// A pointer that tasks share to write disjoint parts.
 #[derive(Clone, Copy)]

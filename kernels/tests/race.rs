@@ -66,7 +66,7 @@ fn every_part_of_the_key_matters() {
         let cpu = Cpu;
         let keys: Vec<u32> = (0..2000).flat_map(key).collect();
         let mut out = cpu.buf(2000 * STATS);
-        let at = hilda_kernels::At { offset: 0, len: 64 };
+        let at = hilda_kernels::At::new(0, 64);
         cpu.head(&vec![1.0; 2000], &table, at, &keys, &mut out, &HeadJob { seed, ..job.clone() });
         out.chunks_exact(STATS).map(|r| RowHead::decode(r, 0).candidate).collect()
     };

@@ -54,10 +54,10 @@ fn everything(p: &mut Products) -> Vec<(&'static str, Vec<f32>)> {
     let mut results = vec![];
 
     let params = values(1, vocab * width + width + stride * width + 2 * width * width);
-    let table = At { offset: 0, len: vocab * width };
-    let norm = At { offset: table.len, len: width };
-    let project = At { offset: norm.offset + norm.len, len: stride * width };
-    let gate_up = At { offset: project.offset + project.len, len: 2 * width * width };
+    let table = At::new(0, vocab * width);
+    let norm = At::new(table.len, width);
+    let project = At::new(norm.offset + norm.len, stride * width);
+    let gate_up = At::new(project.offset + project.len, 2 * width * width);
     let mut grads = vec![0f32; params.len()];
     let rng = Rng::new(2, Stream::Test, 1);
     let ids: Vec<u32> = (0..rows as u32).map(|r| rng.below(0, r, 0, vocab as u64) as u32).collect();
@@ -176,7 +176,7 @@ fn everything(p: &mut Products) -> Vec<(&'static str, Vec<f32>)> {
     cpu.norm_backward(&dy, &x, &params, norm, None, &mut dx, &mut grads, packed);
     // the other kinds, on whatever is there
     let layer = NormShape { kind: NormKind::Layer, groups: 6, width: 12, ..packed };
-    let (w, b) = (At { offset: 0, len: 12 }, At { offset: 64, len: 12 });
+    let (w, b) = (At::new(0, 12), At::new(64, 12));
     let mut other = cpu.buf(rows * width);
     cpu.norm(&x, &params, w, Some(b), &mut other, layer, false);
     cpu.norm_backward(&dy, &x, &params, w, Some(b), &mut dx, &mut grads, layer);

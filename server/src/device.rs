@@ -37,6 +37,16 @@ impl Device {
         }
     }
 
+    /// Bytes of a memory of its own that a run may plan with, after what the driver needs and the fifth by which
+    /// scratch memory and rounded sizes can go beyond the plan; None where that is the process's memory.
+    pub fn memory(&self) -> Option<usize> {
+        match self {
+            Device::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda) => cuda.device().memory().ok().map(|(free, _)| usable(free)),
+        }
+    }
+
     /// For the record of a run.
     pub fn name(&self) -> String {
         match self {
@@ -113,6 +123,12 @@ pub fn open(name: &str, _: Needs) -> Result<(Device, Option<String>), String> {
 #[cfg(any(feature = "cuda", test))]
 const BESIDE: usize = 400_000_000;
 
+/// See [`Device::memory`].
+#[cfg(any(feature = "cuda", test))]
+fn usable(free: usize) -> usize {
+    free.saturating_sub(BESIDE) / 5 * 4
+}
+
 /// Refuses with the numbers what is known not to fit before anything is allocated.
 #[cfg(any(feature = "cuda", test))]
 fn fits(bytes: usize, free: usize, total: usize) -> Result<(), String> {
@@ -148,6 +164,9 @@ pub fn gpu() -> Gpu {
     }
 }
 
+#[cfg(all(test, feature = "cuda"))]
+mod lost;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +178,14 @@ mod tests {
         assert!(refused.starts_with(
             "the run needs 7600 MB (and 400 MB for the driver and scratch memory), 7900 of 8500 MB are free"
         ));
+    }
+
+    #[test]
+    fn what_is_planned_with_fits() {
+        for free in [0, 500_000_000, 8_000_000_000] {
+            assert!(usable(free) == 0 || fits(usable(free), free, free).is_ok(), "{free}");
+        }
+        assert_eq!(Device::Cpu.memory(), None);
     }
 
     #[test]

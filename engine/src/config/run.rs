@@ -84,9 +84,12 @@ impl Default for PackingSpec {
 pub struct BatchSpec {
     /// rows of one optimiser step
     pub rows: usize,
-    /// rows of one forward; gradients accumulate
+    /// rows of one forward; gradients accumulate. None: chosen for the device ([`crate::train::step::micro_for`])
     #[serde(default)]
     pub micro: Option<usize>,
+    /// what was chosen where `micro` is None; no part of a recipe, kept in the run's status
+    #[serde(skip)]
+    pub chosen: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -68,7 +68,7 @@ impl Layout {
     pub fn new(c: &ModelConfig) -> Layout {
         let mut total = 0;
         let mut take = |len: usize| {
-            let at = At { offset: total, len };
+            let at = At::new(total, len);
             total += len.div_ceil(64) * 64;
             at
         };
@@ -102,10 +102,8 @@ impl Layout {
 
     /// Every tensor under its public name, fused ones split by rows.
     pub fn named(&self, c: &ModelConfig) -> Vec<Named> {
-        let rows = |at: At, row: usize, rows: usize, cols: usize| At {
-            offset: at.offset + row * cols,
-            len: rows * cols,
-        };
+        let rows =
+            |at: At, row: usize, rows: usize, cols: usize| At::new(at.offset + row * cols, rows * cols);
         let mut out = vec![];
         let mut add = |layer: usize, part: Part, shape: Vec<usize>, at: At| {
             let name = family::name(c.arch.family, layer, part);

@@ -21,6 +21,7 @@ pub mod inspect;
 pub mod layout;
 pub mod lora;
 pub mod page;
+mod prepare;
 pub mod quant;
 mod sequence;
 pub mod session;

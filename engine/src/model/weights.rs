@@ -8,14 +8,16 @@ use super::{LoadedModel, Trunk};
 pub struct Weights<B: Backend> {
     pub trunk: Trunk,
     pub shift: bool,
+    /// as this trunk's products read them ([`Trunk::prepare`]), not as a file has them
     pub params: B::Buf,
 }
 
 impl<B: Backend> Weights<B> {
     pub fn new(b: &B, model: &LoadedModel) -> Self {
-        let trunk = Trunk::new(model.config.clone());
+        let mut trunk = Trunk::new(model.config.clone());
         let mut params = b.buf(trunk.layout.total);
         b.write(&mut params, 0, &model.params);
+        trunk.prepare(b, &mut params);
         Weights { trunk, shift: model.serving.shift, params }
     }
 }
@@ -23,7 +25,8 @@ impl<B: Backend> Weights<B> {
 impl Weights<hilda_kernels::Cpu> {
     /// The same without a second copy of the weights.
     pub fn of(model: LoadedModel) -> Self {
-        let trunk = Trunk::new(model.config);
-        Weights { trunk, shift: model.serving.shift, params: model.params }
+        let (mut trunk, mut params) = (Trunk::new(model.config), model.params);
+        trunk.prepare(&hilda_kernels::Cpu, &mut params);
+        Weights { trunk, shift: model.serving.shift, params }
     }
 }

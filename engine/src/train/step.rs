@@ -336,9 +336,30 @@ pub fn rows_of_step(seed: u64, available: usize, batch: usize, step: u64) -> Vec
     (0..batch).map(|i| order[(at * batch + i) % available]).collect()
 }
 
-/// Rows of one forward: the recipe's `batch.micro`, else what keeps a step's activations near the caches.
+/// Positions of one forward up to which a device with memory of its own is given more rows: products of the presets were
+/// no faster beyond (docs/performance.md, CUDA).
+const POSITIONS: usize = 8192;
+
+/// Rows of one forward on a device with `memory` bytes of its own to plan with: the recipe's `batch.micro`, else as many as
+/// fit up to 8,192 positions. Without such a memory (a CPU), see [`micro_rows`].
+pub fn micro_for(config: &RunConfig, trunk: &Trunk, memory: Option<usize>) -> usize {
+    let (Some(memory), None) = (memory, config.batch.micro) else { return micro_rows(config) };
+    let with = |m: usize| {
+        let mut c = config.clone();
+        c.batch.micro = Some(m);
+        c
+    };
+    let rows = config.batch.rows;
+    let mut sizes = (1..=rows).rev().filter(|m| rows % m == 0);
+    sizes
+        .find(|m| plan_rows(&with(*m)) <= POSITIONS && planned_bytes(&with(*m), trunk) <= memory)
+        .unwrap_or(1)
+}
+
+/// Rows of one forward: the recipe's `batch.micro`, else what was chosen for the device, else what keeps a step's
+/// activations near a CPU's caches.
 pub fn micro_rows(config: &RunConfig) -> usize {
-    config.batch.micro.unwrap_or_else(|| {
+    config.batch.micro.or(config.batch.chosen).unwrap_or_else(|| {
         let target = (2048 / config.data.packing.length).clamp(1, config.batch.rows);
         (1..=target).rev().find(|m| config.batch.rows % m == 0).unwrap_or(1)
     })

@@ -9,7 +9,7 @@ use super::checkpoint::{self, Counters, SaveError};
 use super::folder::{FolderError, RunFolder};
 use super::input::Input;
 use super::schedule::{phase_of, rate};
-use super::step::{Learner, keep, plan_rows};
+use super::step::{Learner, keep, micro_rows, plan_rows};
 use crate::config::{ConfigError, EmaPolicy, ModelConfig, Objective, OptimiserPolicy, RunConfig};
 use crate::decode::Attention;
 use crate::diffusion::likelihood::{self, Estimator, Evaluation};
@@ -160,6 +160,7 @@ pub fn train<B: Train + Clone>(
         seconds: counters.seconds,
         eta: None,
         device: hooks.device.clone(),
+        micro: Some(micro_rows(config)),
         parameters: learner.trunk.config.parameters() as u64,
         config_hash: config.hash(),
         error: None,
@@ -168,11 +169,13 @@ pub fn train<B: Train + Clone>(
     };
     folder.write_status(&status)?;
     folder.log(&format!(
-        "attempt {} from step {}: {} parameters, {} MB planned, {}",
+        "attempt {} from step {}: {} parameters, {} MB planned, {} of {} rows a forward, {}",
         status.attempt,
         counters.step,
         status.parameters,
         learner.bytes() >> 20,
+        micro_rows(config),
+        config.batch.rows,
         status.device
     ))?;
     let result = run_loop(&mut learner, folder, config, input, hooks, &mut status, &mut counters);

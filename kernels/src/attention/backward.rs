@@ -166,6 +166,8 @@ impl Inputs<'_> {
                         c: z.as_mut_ptr(),
                         c_row: wide,
                         add: false,
+                        ahead: std::ptr::null(),
+                        lines: 0,
                     };
                     let slopes = Tile { a: v, b: dot_.as_ptr(), c: dp.as_mut_ptr(), ..scores };
                     // SAFETY: keys and values were checked, the rest is scratch of whole vectors.
@@ -188,6 +190,8 @@ impl Inputs<'_> {
                         c: dv,
                         c_row: s.kv_stride,
                         add: true,
+                        ahead: std::ptr::null(),
+                        lines: 0,
                     };
                     let to_k = Tile { a: dp.as_ptr(), b: qs.as_ptr(), c: dk, ..to_v };
                     let to_q = Tile {

@@ -127,6 +127,8 @@ fn query_tile(
                 c: z.as_mut_ptr(),
                 c_row: wide,
                 add: false,
+                ahead: std::ptr::null(),
+                lines: 0,
             };
             // SAFETY: keys and values were checked; everything else is scratch of whole vectors.
             unsafe { tile::wide(shape, &scores, Side::Rows) };

@@ -14,9 +14,11 @@ use crate::{bias, embed, gelu, gemm, glu, norm, reduce, rope};
 pub struct Cpu;
 
 fn tensor(params: &[f32], at: At) -> &[f32] {
+    assert_eq!(at.panel, 0, "{at:?} is laid out for products alone");
     &params[at.offset..at.offset + at.len]
 }
 fn tensor_mut(params: &mut [f32], at: At) -> &mut [f32] {
+    assert_eq!(at.panel, 0, "{at:?} is laid out for products alone");
     &mut params[at.offset..at.offset + at.len]
 }
 /// A tensor and one that lies behind it, both writable.
@@ -125,7 +127,20 @@ impl Backend for Cpu {
         k: usize,
         accumulate: bool,
     ) {
-        gemm::nt(x, tensor(params, w), y, m, n, k, accumulate);
+        if w.panel == 0 {
+            gemm::nt(x, tensor(params, w), y, m, n, k, accumulate);
+        } else {
+            gemm::panels::nt(x, &params[w.offset..][..w.len], w.panel, y, (m, n, k), accumulate);
+        }
+    }
+    fn prepare(&self, params: &mut Vec<f32>, w: At, n: usize, k: usize) -> At {
+        // not in WASM: not measured there
+        let panel = if cfg!(target_arch = "wasm32") { 0 } else { gemm::panels::width(n) };
+        if panel > 0 && w.panel == 0 {
+            gemm::panels::pack(tensor_mut(params, w), n, k, panel);
+            return At { panel, ..w };
+        }
+        w
     }
     fn rope(&self, x: &mut Vec<f32>, positions: &Vec<u32>, shape: RopeShape) {
         rope::rope(x, positions, shape, false);

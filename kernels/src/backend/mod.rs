@@ -22,6 +22,14 @@ use crate::norm::NormShape;
 pub struct At {
     pub offset: usize,
     pub len: usize,
+    /// 0: as it is stored; else a weight in panels of so many outputs ([`Backend::prepare`])
+    pub panel: usize,
+}
+
+impl At {
+    pub fn new(offset: usize, len: usize) -> At {
+        At { offset, len, panel: 0 }
+    }
 }
 
 /// Shape of one attention call over `batch` independent sequences.
@@ -206,6 +214,12 @@ pub trait Backend {
         k: usize,
         accumulate: bool,
     );
+    /// Lays the weight [n, k] of a linear layer out anew, in place, for a model that only computes forward passes, and
+    /// returns how [`Backend::linear`] finds it; nothing else may read it then. Devices without a better layout leave it.
+    fn prepare(&self, params: &mut Self::Buf, w: At, n: usize, k: usize) -> At {
+        let _ = (params, n, k);
+        w
+    }
     /// Rotates in place; `positions` is [rows].
     fn rope(&self, x: &mut Self::Buf, positions: &Self::Ids, shape: RopeShape);
     /// out[batch * q_len, heads * head_dim]; `lse` [batch * q_len, heads] receives the log-sum-exp of the scores; both from

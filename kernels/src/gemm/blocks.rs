@@ -118,6 +118,8 @@ fn block(job: &Job, shape: Shape, (i, rows): (usize, usize), (j, cols): (usize, 
                                 c: unsafe { job.c.add((i + at + r) * job.c_row + j + c) },
                                 c_row: job.c_row,
                                 add: job.accumulate || p > 0,
+                                ahead: std::ptr::null(),
+                                lines: 0,
                             };
                             // SAFETY: the matrices were checked, panels are padded to whole vectors.
                             unsafe { tile::run(shape, &t, side) };
@@ -138,15 +140,15 @@ pub fn flipped(job: &Job, shape: Shape) {
     let high = if m <= shape.lanes { group } else { shape.rows };
     scratch::with(wide * k, |packed| {
         let right = job.a.t();
-        for p in (0..k).step_by(DEPTH) {
-            let depth = DEPTH.min(k - p);
-            for at in (0..m).step_by(shape.cols) {
-                let cols = shape.cols.min(m - at);
-                let row = cols.next_multiple_of(shape.lanes);
-                let panel = &mut packed[p * wide + at * depth..][..row * depth];
-                pack::panel(shape.level, right, (p, depth), (at, cols), row, panel, row);
-            }
-        }
+        let (across, to) = (m.div_ceil(shape.cols), par::Shared::new(packed));
+        job.each(k.div_ceil(DEPTH) * across, |task| {
+            let (p, at) = (task / across * DEPTH, task % across * shape.cols);
+            let (depth, cols) = (DEPTH.min(k - p), shape.cols.min(m - at));
+            let row = cols.next_multiple_of(shape.lanes);
+            // SAFETY: every panel is one task's.
+            let panel = unsafe { to.range(p * wide + at * depth, row * depth) };
+            pack::panel(shape.level, right, (p, depth), (at, cols), row, panel, row);
+        });
         let packed = &*packed;
         job.each(n.div_ceil(group), |task| {
             let (j, group) = (task * group, group.min(n - task * group));
@@ -167,6 +169,8 @@ pub fn flipped(job: &Job, shape: Shape) {
                                 c: t[r * wide + at..].as_mut_ptr(),
                                 c_row: wide,
                                 add: false,
+                                ahead: std::ptr::null(),
+                                lines: 0,
                             };
                             // SAFETY: the matrices were checked; `cols` is a multiple of the vector and fits t.
                             unsafe { tile::run(shape, &t, Side::Rows) };

@@ -9,6 +9,7 @@
 mod blocks;
 mod lanes;
 pub(crate) mod pack;
+pub mod panels;
 pub mod reference;
 pub(crate) mod scratch;
 pub(crate) mod tile;

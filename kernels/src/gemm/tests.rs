@@ -129,6 +129,8 @@ proptest! {
                 c: got.as_mut_ptr(),
                 c_row: cols + 3,
                 add,
+                ahead: b.as_ptr(),
+                lines: 1,
             };
             // SAFETY: the matrices have the sizes given; rows of b are whole vectors.
             unsafe { tile::wide(shape, &t, if transposed { Side::Columns } else { Side::Rows }) };

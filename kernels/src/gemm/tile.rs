@@ -34,6 +34,9 @@ pub struct Tile {
     pub c_row: usize,
     /// add to c, else overwrite
     pub add: bool,
+    /// what to ask the memory for meanwhile: `lines` cache lines from here on in every four terms of the sum; any address
+    pub ahead: *const f32,
+    pub lines: usize,
 }
 
 /// The largest tile of an instruction set.
@@ -122,7 +125,7 @@ unsafe fn tile<F: Lanes, const M: usize, const V: usize, const ROWS: bool>(t: &T
                 prefetch(t.c.wrapping_add(r * t.c_row + at));
             }
         }
-        let (mut b, mut p) = (t.b, 0);
+        let (mut b, mut p, mut ahead) = (t.b, 0, t.ahead);
         let unit = if ROWS { 1 } else { t.a_step };
         // not in WASM: the compiler would load four steps' values before it uses any, and the browser keep them in memory
         while cfg!(not(target_arch = "wasm32")) && p + 4 <= t.k {
@@ -132,6 +135,10 @@ unsafe fn tile<F: Lanes, const M: usize, const V: usize, const ROWS: bool>(t: &T
             step::<F, M, V, ROWS>(&mut acc, &rows, (p + 3) * unit, b.add(3 * t.b_row));
             b = b.add(4 * t.b_row);
             p += 4;
+            for _ in 0..t.lines {
+                prefetch(ahead);
+                ahead = ahead.wrapping_add(16);
+            }
         }
         while p < t.k {
             step::<F, M, V, ROWS>(&mut acc, &rows, p * unit, b);
@@ -186,7 +193,7 @@ mod x86 {
             match (side, t.cols.div_ceil(16)) {
                 (Side::Rows, 4) => heights!(t, wide, 4, true, [6, 4, 2, 1]),
                 (Side::Rows, 3) => heights!(t, wide, 3, true, [6, 4, 2, 1]),
-                (Side::Rows, 2) => heights!(t, wide, 2, true, [6, 4, 2, 1]),
+                (Side::Rows, 2) => heights!(t, wide, 2, true, [12, 8, 6, 4, 2, 1]),
                 (Side::Rows, _) => heights!(t, wide, 1, true, [12, 6, 4, 2, 1]),
                 (Side::Columns, 4) => heights!(t, wide, 4, false, [6, 4, 2, 1]),
                 (Side::Columns, 3) => heights!(t, wide, 3, false, [6, 4, 2, 1]),

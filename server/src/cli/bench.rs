@@ -120,7 +120,8 @@ fn what(args: &Args, device: &Device) -> serde_json::Value {
 fn measured(args: &Args, device: &Device) -> Result<serde_json::Value, CliError> {
     match device {
         Device::Cpu => {
-            Measure { args, ways: vec![("ours", Cpu)], bandwidth: peak::triad(5) }.all(Peak::cpu())
+            let ways = vec![("ours", Cpu)];
+            Measure { args, memory: None, ways, bandwidth: peak::triad(5) }.all(Peak::cpu())
         }
         #[cfg(feature = "cuda")]
         Device::Cuda(cuda) => {
@@ -129,7 +130,7 @@ fn measured(args: &Args, device: &Device) -> Result<serde_json::Value, CliError>
                 ways.push(("cublas", cuda.clone()));
             }
             let (bandwidth, peak) = (peak::copy(cuda, args.repeat), Peak::of(&ways));
-            let out = Measure { args, ways, bandwidth }.all(peak);
+            let out = Measure { args, memory: device.memory(), ways, bandwidth }.all(peak);
             match cuda.first_failure() {
                 Some(e) => Err(CliError::Failure(e.to_string())),
                 None => out,
@@ -141,6 +142,8 @@ fn measured(args: &Args, device: &Device) -> Result<serde_json::Value, CliError>
 /// A device's ways to compute products, the last of which is what training and decoding use.
 struct Measure<'a, B: Train + Clone> {
     args: &'a Args,
+    /// bytes of the device's own memory to plan with
+    memory: Option<usize>,
     ways: Vec<(&'static str, B)>,
     bandwidth: f64,
 }
@@ -152,7 +155,7 @@ where
     fn all(&self, mut peak: Peak) -> Result<serde_json::Value, CliError> {
         let (args, b) = (self.args, &self.ways.last().expect("a device has one way at least").1);
         let more = match args.what.as_str() {
-            "train" => train(args, b, &mut peak)?,
+            "train" => train(args, b, self.memory, &mut peak)?,
             "ops" => ops::run(b, &model(&args.preset, 256)?, args.repeat, &mut peak, self.bandwidth),
             "decode" => decode(args, b, &mut peak)?,
             _ => {
@@ -169,7 +172,12 @@ where
     }
 }
 
-fn train<B: Train + Clone>(args: &Args, b: &B, peak: &mut Peak) -> Result<serde_json::Value, CliError> {
+fn train<B: Train + Clone>(
+    args: &Args,
+    b: &B,
+    memory: Option<usize>,
+    peak: &mut Peak,
+) -> Result<serde_json::Value, CliError> {
     let config = model(&args.preset, 256)?;
     let phase = match args.objective.as_str() {
         "ar" => "objective = \"ar\"",
@@ -178,7 +186,7 @@ fn train<B: Train + Clone>(args: &Args, b: &B, peak: &mut Peak) -> Result<serde_
         other => return Err(CliError::BadInput(format!("--objective {other}: ar, mdlm or block"))),
     };
     let micro = args.micro.map_or(String::new(), |m| format!("micro = {m}\n"));
-    let recipe = RunConfig::from_toml(&format!(
+    let mut recipe = RunConfig::from_toml(&format!(
         "name = \"bench\"\n[data]\ntrain = \"none\"\n[batch]\nrows = {}\n{micro}[memory]\nrecompute = {}\n[[phase]]\n{phase}\ntokens = 1000000000\nlr = {{ peak = 1e-4 }}",
         args.rows, args.recompute
     ))?;
@@ -193,6 +201,7 @@ fn train<B: Train + Clone>(args: &Args, b: &B, peak: &mut Peak) -> Result<serde_
         answers: vec![],
     };
     let trunk = Trunk::new(config.clone());
+    recipe.batch.chosen = Some(train::step::micro_for(&recipe, &trunk, memory));
     // (held, most) before anything of the step is there
     let most = memory::peak();
     let resident = memory::restart();
@@ -214,7 +223,7 @@ fn train<B: Train + Clone>(args: &Args, b: &B, peak: &mut Peak) -> Result<serde_
     let tokens = (args.rows * length) as f64;
     let figures = serde_json::json!({
         "preset": args.preset, "objective": args.objective, "parameters": config.parameters(),
-        "batch_rows": args.rows, "length": length,
+        "batch_rows": args.rows, "micro": train::step::micro_rows(&recipe), "length": length,
         "seconds_per_step": t, "tokens_per_s": tokens / t, "flops_per_step": flops,
         "recompute": args.recompute, "planned_bytes": planned,
         "allocated_bytes": allocated, "peak_bytes": before.1.max(memory::peak()),

@@ -16,7 +16,7 @@ use hilda_engine::files;
 use hilda_engine::model::generate::{GenerateError, Request, decode_config};
 use hilda_engine::model::together::write_all;
 use hilda_engine::model::{Batch, LoadedModel, Weights};
-use hilda_kernels::{Cpu, par};
+use hilda_kernels::Cpu;
 
 use super::progress::Progress;
 use super::sample::{open_model, open_switch, parse_policy};
@@ -294,7 +294,7 @@ fn write(
     at_once: usize,
 ) -> Result<(Vec<Trajectory>, f64), CliError> {
     let start = Instant::now();
-    let written = par::inside(|| write_all(&Cpu, batch, configs, at_once));
+    let written = write_all(&Cpu, batch, configs, at_once);
     let seconds = start.elapsed().as_secs_f64();
     let whole = written.into_iter().enumerate().map(|(i, t)| t.map_err(|e| failed(i, e)));
     Ok((whole.collect::<Result<_, _>>()?, seconds))

@@ -11,12 +11,13 @@ use hilda_engine::data::Tokenizer;
 use hilda_engine::data::corpus::Registry;
 use hilda_engine::model::Trunk;
 use hilda_engine::record::Status;
+use hilda_engine::train::step::micro_for;
 use hilda_engine::train::{self, FolderError, Hooks, RunFolder, TrainError, checkpoint, input};
 use hilda_kernels::Train;
 
 use super::progress::Progress;
 use super::{CliError, data_dir, duration_text};
-use crate::device::{self, Needs, Work};
+use crate::device::{self, Device, Needs, Work};
 use crate::library;
 
 #[derive(clap::Args)]
@@ -93,7 +94,7 @@ pub enum Show {
 }
 
 /// Trains to the end or until asked to stop: a run that is `new`, or one that goes on. Returns what it said last.
-pub fn start(run: PathBuf, config: RunConfig, new: bool, show: Show) -> Result<Option<Status>, CliError> {
+pub fn start(run: PathBuf, mut config: RunConfig, new: bool, show: Show) -> Result<Option<Status>, CliError> {
     let registry = Registry::new(data_dir());
     let kept = checkpoint::list(&run).last().map(|s| checkpoint::folder(&run, *s).join("tokenizer.json"));
     let kept = kept.filter(|_| config.data.tokenizer.is_none()).filter(|p| p.exists());
@@ -103,9 +104,9 @@ pub fn start(run: PathBuf, config: RunConfig, new: bool, show: Show) -> Result<O
         train::check(&config, &data)?;
     }
     let trunk = Trunk::new(train::model_config(&config, &data)?);
-    let bytes = train::planned_bytes(&config, &trunk);
-    let needs = Needs { bytes, head_dim: trunk.config.head_dim };
-    let device = device::ready(&config.device, needs)?;
+    // a run that goes on keeps what was chosen when it began: its sums have that order
+    config.batch.chosen = RunFolder::status(&run)?.and_then(|s| s.micro);
+    let device = place(&mut config, &trunk)?;
     if new {
         RunFolder::create(&run, &config)?;
     }
@@ -145,6 +146,19 @@ pub fn start(run: PathBuf, config: RunConfig, new: bool, show: Show) -> Result<O
         eprintln!("{how} at step {at}");
     }
     Ok(last)
+}
+
+/// The device of a run, which holds its step at least one row at a time, and in `config` how many rows a forward has there.
+fn place(config: &mut RunConfig, trunk: &Trunk) -> Result<Device, CliError> {
+    let given = config.batch.micro.or(config.batch.chosen);
+    let mut least = config.clone();
+    least.batch.micro = given.or(Some(1));
+    let needs = Needs { bytes: train::planned_bytes(&least, trunk), head_dim: trunk.config.head_dim };
+    let device = device::ready(&config.device, needs)?;
+    if given.is_none() {
+        config.batch.chosen = Some(micro_for(config, trunk, device.memory()));
+    }
+    Ok(device)
 }
 
 struct Training<'a, 'h> {

@@ -265,6 +265,7 @@ pub fn queued_status(config: &RunConfig, time: f64) -> Status {
         eta: None,
         device: config.device.clone(),
         parameters: 0,
+        micro: config.batch.micro,
         config_hash: config.hash(),
         error: None,
         headline: None,

@@ -158,20 +158,19 @@ fn look(
     let (trunk, c) = (&weights.trunk, &weights.trunk.config);
     let (d, group, rule) = (c.head_dim, c.heads / c.kv_heads, trunk.rule_of(rows.rule, layer));
     let out = trunk.layout.layers[layer].out;
-    let out = &weights.params[out.offset..][..out.len];
     let qkv = &plan.layers[layer].qkv;
     let part = |row: usize, head: usize| &qkv[row * c.qkv() + head * d..][..d];
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>() as f64;
     for head in 0..c.heads {
         let kv = head / group;
         // |W_O v| of every position of the context
-        let sizes: Vec<f64> = (0..context)
-            .map(|i| {
-                let v = part(i, c.heads + c.kv_heads + kv);
-                let rows = out.chunks_exact(c.heads * d);
-                rows.map(|w| dot(&w[head * d..][..d], v).powi(2)).sum::<f64>().sqrt()
-            })
-            .collect();
+        let mut alone = vec![0.0; context * c.heads * d];
+        for (i, row) in alone.chunks_exact_mut(c.heads * d).enumerate() {
+            row[head * d..][..d].copy_from_slice(part(i, c.heads + c.kv_heads + kv));
+        }
+        let mut paid = vec![0.0; context * c.width];
+        Cpu.linear(&alone, &weights.params, out, &mut paid, context, c.width, c.heads * d, false);
+        let sizes: Vec<f64> = paid.chunks_exact(c.width).map(norm).collect();
         for j in rows.writers.clone() {
             let q = part(j, head);
             let mut z: Vec<f64> = (0..rows.ids.len())

@@ -47,10 +47,11 @@ fn recomputed(w: &Weights<Cpu>, ids: &[u32], attention: Attention, set: &[u32]) 
             let scale = 1.0 / (ms + f64::from(c.norm_eps)).sqrt();
             let h: Vec<f64> =
                 (0..d).map(|i| f64::from(x[i]) * scale * f64::from(w.params[l.norm1.offset + i])).collect();
-            for (i, e) in e.iter_mut().enumerate() {
-                let row = l.qkv.offset + (c.heads * c.head_dim + i) * d;
-                let dot: f64 = (0..d).map(|j| f64::from(w.params[row + j]) * h[j]).sum();
-                *e += dot / (c.layers * set.len()) as f64;
+            let h: Vec<f32> = h.into_iter().map(|x| x as f32).collect();
+            let mut y = vec![0.0; c.qkv()];
+            Cpu.linear(&h, &w.params, l.qkv, &mut y, 1, c.qkv(), d, false);
+            for (e, y) in e.iter_mut().zip(&y[c.heads * c.head_dim..]) {
+                *e += f64::from(*y) / (c.layers * set.len()) as f64;
             }
         }
         assert_eq!(2 * kv, width(c));

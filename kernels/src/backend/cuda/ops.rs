@@ -3,6 +3,7 @@
 use super::buffer::{Block, CudaBuf, CudaIds};
 use super::launch::{args, pick};
 use super::mask::{CudaMask, pack};
+use super::train::HeadTile;
 use super::{Cuda, Device, Product};
 use crate::attention::Tiles;
 use crate::attention::rule::{MaskRule, Place};
@@ -317,17 +318,8 @@ impl<D: Device> Backend for Cuda<D> {
         let z = self.scratch(4 * tile * vocab);
         for r0 in (0..rows).step_by(tile) {
             let n = tile.min(rows - r0);
-            self.product(Product {
-                a_transposed: false,
-                b_transposed: true,
-                a: hidden + 4 * (r0 * width) as u64,
-                b: table,
-                c: z.at,
-                m: n,
-                n: vocab,
-                k: width,
-                accumulate: false,
-            });
+            let hidden = hidden + 4 * (r0 * width) as u64;
+            self.product(HeadTile { hidden, table, rows: n, width, vocab }.logits(z.at));
             // each job's rows of the tile
             let (mut first, mut at) = (0, out);
             for job in jobs {

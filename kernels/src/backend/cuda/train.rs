@@ -53,6 +53,59 @@ impl<D: Device> Cuda<D> {
     }
 }
 
+/// Rows of a head: hidden [rows, width], table [vocab, width].
+#[derive(Clone, Copy)]
+pub(super) struct HeadTile {
+    pub hidden: u64,
+    pub table: u64,
+    pub rows: usize,
+    pub width: usize,
+    pub vocab: usize,
+}
+
+impl HeadTile {
+    /// z [rows, vocab] = hidden table^T
+    pub fn logits(&self, z: u64) -> Product {
+        Product {
+            a_transposed: false,
+            b_transposed: true,
+            a: self.hidden,
+            b: self.table,
+            c: z,
+            m: self.rows,
+            n: self.vocab,
+            k: self.width,
+            accumulate: false,
+        }
+    }
+}
+
+impl<D: Device> Cuda<D> {
+    /// From the slopes dz [rows, vocab] of a head's logits: d_hidden = dz table, d_table += dz^T hidden.
+    fn head_gradients(&self, dz: u64, head: HeadTile, [d_hidden, d_table]: [u64; 2]) {
+        let HeadTile { hidden, table, rows, width, vocab } = head;
+        let slopes = Product {
+            a: dz,
+            b: table,
+            c: d_hidden,
+            b_transposed: false,
+            n: width,
+            k: vocab,
+            ..head.logits(dz)
+        };
+        self.product(slopes);
+        self.product(Product {
+            a_transposed: true,
+            b: hidden,
+            c: d_table,
+            m: vocab,
+            k: rows,
+            accumulate: true,
+            ..slopes
+        });
+    }
+}
+
 impl<D: Device> Train for Cuda<D> {
     fn linear_backward_input(
         &self,
@@ -286,42 +339,14 @@ impl<D: Device> Train for Cuda<D> {
         let z = self.scratch(4 * tile * vocab);
         for r0 in (0..n_rows).step_by(tile) {
             let (n, at) = (tile.min(n_rows - r0), 4 * (r0 * width) as u64);
-            let shape = Product {
-                a_transposed: false,
-                b_transposed: true,
-                a: h + at,
-                b: t,
-                c: z.at,
-                m: n,
-                n: vocab,
-                k: width,
-                accumulate: false,
-            };
-            self.product(shape);
+            let head = HeadTile { hidden: h + at, table: t, rows: n, width, vocab };
+            self.product(head.logits(z.at));
             let [log_p, entropy, divergence] = [0, 1, 2].map(|i| answers.at + 4 * (i * n_rows + r0) as u64);
             let (rows, back) = (asked.at + 28 * r0 as u64, to.is_some());
             let args = args![z.at, rows, forbidden.at, forbid.len(), log_p, entropy, divergence, vocab, back];
             self.launch("head_loss", [n, 1, 1], 256, 0, args);
             if let Some((dh, dt)) = to {
-                self.product(Product {
-                    b_transposed: false,
-                    a: z.at,
-                    c: dh + at,
-                    n: width,
-                    k: vocab,
-                    ..shape
-                });
-                self.product(Product {
-                    a_transposed: true,
-                    b_transposed: false,
-                    a: z.at,
-                    b: h + at,
-                    c: dt,
-                    m: vocab,
-                    n: width,
-                    k: n,
-                    accumulate: true,
-                });
+                self.head_gradients(z.at, head, [dh + at, dt]);
             }
         }
         let mut log_p = self.download(answers.at, 3 * n_rows);
@@ -359,44 +384,17 @@ impl<D: Device> Train for Cuda<D> {
         let (z, other) = (self.scratch(4 * tile * vocab), self.scratch(4 * tile * vocab));
         for r0 in (0..n_rows).step_by(tile) {
             let (n, at) = (tile.min(n_rows - r0), 4 * (r0 * width) as u64);
-            let shape = Product {
-                a_transposed: false,
-                b_transposed: true,
-                a: h + at,
-                b: t,
-                c: z.at,
-                m: n,
-                n: vocab,
-                k: width,
-                accumulate: false,
-            };
-            self.product(shape);
-            let a = their_h + 4 * (r0 * teacher.width) as u64;
-            self.product(Product { a, b: their_t, c: other.at, k: teacher.width, ..shape });
+            let head = HeadTile { hidden: h + at, table: t, rows: n, width, vocab };
+            self.product(head.logits(z.at));
+            let hidden = their_h + 4 * (r0 * teacher.width) as u64;
+            let theirs = HeadTile { hidden, table: their_t, width: teacher.width, ..head };
+            self.product(theirs.logits(other.at));
             let (slope, out) = (slopes.at + 4 * r0 as u64, answers.at + 4 * r0 as u64);
             let (count, inverse) = (forbid.len(), 1.0 / temperature);
             let args = args![z.at, other.at, slope, forbidden.at, count, out, vocab, inverse, to.is_some()];
             self.launch("head_distill", [n, 1, 1], 256, 0, args);
             if let Some((dh, dt)) = to {
-                self.product(Product {
-                    b_transposed: false,
-                    a: z.at,
-                    c: dh + at,
-                    n: width,
-                    k: vocab,
-                    ..shape
-                });
-                self.product(Product {
-                    a_transposed: true,
-                    b_transposed: false,
-                    a: z.at,
-                    b: h + at,
-                    c: dt,
-                    m: vocab,
-                    n: width,
-                    k: n,
-                    accumulate: true,
-                });
+                self.head_gradients(z.at, head, [dh + at, dt]);
             }
         }
         self.download(answers.at, n_rows)

@@ -68,7 +68,7 @@ impl<B: Train> Bench<'_, '_, B> {
 
 /// The first `len` values of a buffer.
 fn first(len: usize) -> At {
-    At { offset: 0, len }
+    At::new(0, len)
 }
 
 pub fn run<B: Train>(b: &B, c: &ModelConfig, repeat: usize, peak: &mut Peak, bandwidth: f64) -> Value {

@@ -94,7 +94,7 @@ impl<'a> Peak<'a> {
         B::Buf: 'a,
     {
         const N: usize = 4096;
-        let at = At { offset: 0, len: N * N };
+        let at = At::new(0, N * N);
         let product = |(name, b): &(&'static str, B)| -> Product<'a> {
             let fill = |m: usize| -> Vec<f32> { (0..N * N).map(|i| (i % m) as f32 * 1e-2).collect() };
             let (mut x, mut w, mut y) = (b.buf(N * N), b.buf(N * N), b.buf(N * N));

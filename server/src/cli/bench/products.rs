@@ -17,7 +17,7 @@ fn three<B: Train>(b: &B, m: usize, n: usize, k: usize, repeat: usize) -> [f64; 
         b.write(&mut buf, 0, &(0..len).map(|i| (i % 97) as f32 / 48.0 - 1.0).collect::<Vec<_>>());
         buf
     };
-    let (x, w, at) = (fill(m * k), fill(n * k), At { offset: 0, len: n * k });
+    let (x, w, at) = (fill(m * k), fill(n * k), At::new(0, n * k));
     let (mut y, dy, mut dx, mut dw) = (b.buf(m * n), fill(m * n), b.buf(m * k), b.buf(n * k));
     let probe = b.buf(1);
     let wait = || drop(b.read_range(&probe, 0, 1));

@@ -70,7 +70,7 @@ fn full_memory_is_refused_with_the_numbers() {
 #[test]
 fn a_second_step_allocates_nothing() {
     let Some(cuda) = fibers("a_second_step_allocates_nothing") else { return };
-    let at = At { offset: 0, len: 9 * 33 };
+    let at = At::new(0, 9 * 33);
     let (params, mut grads) = (cuda.f32s(&[0.5; 9 * 33]), cuda.buf(9 * 33));
     let mut after_one = (0, 0);
     for step in 0..3 {

@@ -37,7 +37,7 @@ fn run<D: Device>(
     let (h, p, k) = (cuda.f32s(hidden), cuda.f32s(&params), cuda.u32s(keys));
     let stride = STATS + 2 * job.top_k;
     let mut out = cuda.f32s(&vec![f32::NAN; job.rows * stride]);
-    cuda.head(&h, &p, At { offset: 64, len: table.len() }, &k, &mut out, job);
+    cuda.head(&h, &p, At::new(64, table.len()), &k, &mut out, job);
     cuda.all(&out).chunks_exact(stride).map(|row| RowHead::decode(row, job.top_k)).collect()
 }
 
@@ -58,7 +58,7 @@ fn jobs_side_by_side_are_each_as_alone<D: Device>(cuda: &Cuda<D>) {
     let keys: Vec<u32> = (0..68u32).flat_map(|r| [r + 3, 17, 5 + r % 3, r]).collect();
     let (h, p, k) = (cuda.f32s(&hidden), cuda.f32s(&table), cuda.u32s(&keys));
     let mut out = cuda.f32s(&vec![f32::NAN; jobs.iter().map(HeadJob::values).sum()]);
-    cuda.heads(&h, &p, At { offset: 0, len: table.len() }, &k, &mut out, &jobs);
+    cuda.heads(&h, &p, At::new(0, table.len()), &k, &mut out, &jobs);
     let (all, mut row, mut at) = (cuda.all(&out), 0, 0);
     for job in &jobs {
         let (h, keys) = (&hidden[row * width..][..job.rows * width], &keys[4 * row..][..4 * job.rows]);
@@ -135,7 +135,7 @@ pub(super) fn loss<D: Device>(
     let want = reference::loss(&hidden, &table, &asked, &forbid, width);
     let mut params = vec![5.0; 64];
     params.extend_from_slice(&table);
-    let at = At { offset: 64, len: table.len() };
+    let at = At::new(64, table.len());
     let (h, p) = (cuda.f32s(&hidden), cuda.f32s(&params));
     let got = cuda.head_loss(&h, &p, at, &asked, &forbid, width, None);
     assert_close("log p", &got.log_p, &want.0.log_p, HEAD);
@@ -173,15 +173,11 @@ pub(super) fn distill<D: Device>(
     let teacher = Teacher { hidden: &th, table: &tt, width: theirs };
     let want = reference::distill(&hidden, &table, width, teacher, &slopes, &forbid, temperature);
     let behind = |t: &[f32]| [vec![5.0; 64], t.to_vec()].concat();
-    let (params, own) = (behind(&table), At { offset: 64, len: table.len() });
+    let (params, own) = (behind(&table), At::new(64, table.len()));
     let (h, p) = (cuda.f32s(&hidden), cuda.f32s(&params));
     let (their_h, their_p) = (cuda.f32s(&th), cuda.f32s(&behind(&tt)));
-    let teacher = TeacherRows {
-        hidden: &their_h,
-        params: &their_p,
-        table: At { offset: 64, len: tt.len() },
-        width: theirs,
-    };
+    let teacher =
+        TeacherRows { hidden: &their_h, params: &their_p, table: At::new(64, tt.len()), width: theirs };
     let far = 1.0 + 1.0 / temperature as f64;
     let plain = cuda.head_distill(&h, &p, own, width, teacher, &slopes, &forbid, temperature, None);
     assert_close("divergence", &plain, &want.0, HEAD.times(4.0 * far));

@@ -32,7 +32,7 @@ on_every_device!(
 fn behind(data: &[f32]) -> (Vec<f32>, At) {
     let mut all = vec![9.0; 64];
     all.extend_from_slice(data);
-    (all, At { offset: 64, len: data.len() })
+    (all, At::new(64, data.len()))
 }
 
 fn ids(seed: u64, rows: usize, below: usize) -> Vec<u32> {
@@ -138,7 +138,7 @@ pub(super) fn norm<D: Device>(cuda: &Cuda<D>, s: NormShape, bias: bool, accumula
     // 64 others, the weight, the bias at the next multiple of 64
     let (mut params, at) = behind(&w);
     params.resize(params.len().next_multiple_of(64), 9.0);
-    let bias_at = bias.then_some(At { offset: params.len(), len: s.width });
+    let bias_at = bias.then_some(At::new(params.len(), s.width));
     params.extend_from_slice(&b);
     let (gx, gp, gdy) = (cuda.f32s(&x), cuda.f32s(&params), cuda.f32s(&dy));
     let mut want = values(seed ^ 6, ny);

@@ -26,7 +26,7 @@ fn dropped_buffers_serve_the_commands_that_use_them() {
     let mut y = web.buf(64);
     for round in 1..4 {
         let x = web.f32s(&[round as f32; 64]);
-        web.linear(&x, &params, At { offset: 0, len: 1 }, &mut y, 64, 1, 1, true);
+        web.linear(&x, &params, At::new(0, 1), &mut y, 64, 1, 1, true);
         drop(x);
         web.submit().unwrap();
     }
@@ -40,7 +40,7 @@ fn parameters_of_many_dispatches_in_one_submission() {
     let one = web.f32s(&[1.0]);
     let (mut x, mut y) = (web.f32s(&[1.0]), web.f32s(&[1.0]));
     for round in 0..100 {
-        web.linear(&x, &one, At { offset: 0, len: 1 }, &mut y, 1, 1, 1, true);
+        web.linear(&x, &one, At::new(0, 1), &mut y, 1, 1, 1, true);
         web.copy_columns(&y, 1, 0, &mut x, 1, 0, 0, 1, 1);
         if round % 10 == 9 {
             assert_eq!(web.all(&y)[0], 2f32.powi(round + 1));
@@ -72,22 +72,14 @@ fn wrong_shapes_are_errors_once() {
     let Some(web) = web("wrong_shapes_are_errors_once") else { return };
     let x = web.f32s(&[1.0; 8]);
     let mut y = web.buf(8);
-    web.linear(&x, &x, At { offset: 0, len: 8 }, &mut y, 4, 4, 4, false);
+    web.linear(&x, &x, At::new(0, 8), &mut y, 4, 4, 4, false);
     assert!(matches!(web.submit(), Err(WebError::Shape { op: "linear", .. })));
     assert_eq!(web.submit(), Ok(()));
-    web.norm(
-        &x,
-        &x,
-        At { offset: 3, len: 2 },
-        None,
-        &mut y,
-        NormShape::packed(NormKind::Rms, 4, 2, 1e-5),
-        false,
-    );
+    web.norm(&x, &x, At::new(3, 2), None, &mut y, NormShape::packed(NormKind::Rms, 4, 2, 1e-5), false);
     assert!(matches!(web.submit(), Err(WebError::Shape { op: "norm", .. })));
     let keys = web.u32s(&[0; 4]);
     let job = HeadJob { rows: 1, width: 2, vocab: 4, top_k: 17, temperature: 0.0, seed: 0, forbid: vec![] };
-    web.head(&x, &x, At { offset: 0, len: 8 }, &keys, &mut y, &job);
+    web.head(&x, &x, At::new(0, 8), &keys, &mut y, &job);
     assert!(matches!(web.submit(), Err(WebError::Shape { op: "head", .. })));
     let out_of_range = pollster::block_on(web.read(&y, 7, 2));
     assert!(matches!(out_of_range, Err(WebError::Shape { op: "read", .. })));

@@ -15,7 +15,7 @@ fn run(web: &Web, job: &HeadJob, hidden: &[f32], table: &[f32], keys: &[u32]) ->
     params.extend_from_slice(table);
     let (h, p, k) = (web.f32s(hidden), web.f32s(&params), web.u32s(keys));
     let mut out = web.f32s(&vec![7.0; job.rows * (STATS + 2 * job.top_k)]);
-    web.head(&h, &p, At { offset: 64, len: table.len() }, &k, &mut out, job);
+    web.head(&h, &p, At::new(64, table.len()), &k, &mut out, job);
     web.all(&out)
 }
 
@@ -38,7 +38,7 @@ fn jobs_side_by_side_are_each_as_alone() {
     let keys: Vec<u32> = (0..44u32).flat_map(|r| [r + 3, 17, 5 + r % 3, r]).collect();
     let (h, p, k) = (web.f32s(&hidden), web.f32s(&table), web.u32s(&keys));
     let mut out = web.f32s(&vec![7.0; jobs.iter().map(HeadJob::values).sum()]);
-    web.heads(&h, &p, At { offset: 0, len: table.len() }, &k, &mut out, &jobs);
+    web.heads(&h, &p, At::new(0, table.len()), &k, &mut out, &jobs);
     let (all, mut row, mut at) = (web.all(&out), 0, 0);
     for job in &jobs {
         let alone = run(&web, job, &hidden[row * width..][..job.rows * width], &table, &keys[4 * row..]);
@@ -166,6 +166,6 @@ fn a_negative_temperature_is_refused() {
     let Some(web) = web("a_negative_temperature_is_refused") else { return };
     let (h, k, mut out) = (web.f32s(&[1.0]), web.u32s(&[0; 4]), web.buf(STATS));
     let job = HeadJob { rows: 1, width: 1, vocab: 1, top_k: 0, temperature: -1.0, seed: 0, forbid: vec![] };
-    web.head(&h, &h, At { offset: 0, len: 1 }, &k, &mut out, &job);
+    web.head(&h, &h, At::new(0, 1), &k, &mut out, &job);
     assert!(matches!(web.submit(), Err(WebError::Shape { op: "head", .. })));
 }

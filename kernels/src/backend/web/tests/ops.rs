@@ -28,7 +28,7 @@ fn embed_and_gather_copy_rows() {
     for (rows, width, table_rows) in [(0, 3, 2), (1, 1, 1), (5, 7, 4), (33, 96, 50), (300, 257, 9)] {
         let mut data = vec![0.0; 64];
         data.extend(normals(1, table_rows * width, 1.0));
-        let table = At { offset: 64, len: table_rows * width };
+        let table = At::new(64, table_rows * width);
         let ids: Vec<u32> = (0..rows).map(|r| (r * 7 % table_rows) as u32).collect();
         let (params, gpu_ids) = (web.f32s(&data), web.u32s(&ids));
         let want: Vec<f32> =
@@ -52,7 +52,7 @@ fn mixtures_of_rows_match() {
     {
         let mut data = vec![0.0; 64];
         data.extend(normals(1, table_rows * width, 1.0));
-        let table = At { offset: 64, len: table_rows * width };
+        let table = At::new(64, table_rows * width);
         let ids: Vec<u32> = (0..rows * k).map(|r| (r * 7 % table_rows) as u32).collect();
         let weights = normals(2, rows * k, 1.0);
         let (params, gpu_ids, gpu_weights) = (web.f32s(&data), web.u32s(&ids), web.f32s(&weights));
@@ -82,7 +82,7 @@ fn norms_match() {
         let x = normals(seed, rows * s.x_stride, 3.0);
         let mut w = normals(seed ^ 1, width, 1.0);
         w.resize(width.next_multiple_of(64), 0.0);
-        let at = |offset| At { offset, len: width };
+        let at = |offset| At::new(offset, width);
         let b = at(w.len());
         w.extend(normals(seed ^ 2, width, 1.0));
         let mut want = normals(seed ^ 3, rows * s.y_stride, 1.0);
@@ -108,7 +108,7 @@ fn biases_match() {
         let (b, y) = (normals(seed, width, 1.0), normals(seed ^ 1, rows * width, 1.0));
         let want: Vec<f32> = y.iter().enumerate().map(|(i, y)| y + b[i % width]).collect();
         let (gb, mut gy) = (web.f32s(&b), web.f32s(&y));
-        web.add_bias(&mut gy, &gb, At { offset: 0, len: width }, rows, width);
+        web.add_bias(&mut gy, &gb, At::new(0, width), rows, width);
         assert_eq!(web.all(&gy), want);
     });
 }
@@ -121,7 +121,7 @@ fn linear(web: &super::Web, m: usize, n: usize, k: usize, accumulate: bool, seed
     let (a, b) = (gemm::Mat::rows(&x, k), gemm::Mat::rows(&params[64..], k).t());
     gemm::reference::gemm(m, n, k, 1.0, a, b, &mut want, n, accumulate);
     let (gx, gp, mut gy) = (web.f32s(&x), web.f32s(&params), web.f32s(&y));
-    web.linear(&gx, &gp, At { offset: 64, len: n * k }, &mut gy, m, n, k, accumulate);
+    web.linear(&gx, &gp, At::new(64, n * k), &mut gy, m, n, k, accumulate);
     let what = format!("linear {m} {n} {k} {accumulate}");
     close(&what, &web.all(&gy), &want, 1e-6 * (k as f32).sqrt(), 1e-5);
 }
@@ -170,7 +170,7 @@ fn more_values_than_one_dimension_of_workgroups_holds() {
     let (x, one) = (web.buf(70_000), web.f32s(&[1.0]));
     let mut y = web.f32s(&vec![1.0; 70_000]);
     let s = NormShape::packed(NormKind::Rms, 70_000, 1, 1e-5);
-    web.norm(&x, &one, At { offset: 0, len: 1 }, None, &mut y, s, false);
+    web.norm(&x, &one, At::new(0, 1), None, &mut y, s, false);
     assert!(web.all(&y).iter().all(|v| *v == 0.0));
 }
 
