@@ -14,7 +14,7 @@ use hilda_engine::{
         together::{Turn, Writing, round},
     },
 };
-use hilda_kernels::{Cpu, par};
+use hilda_kernels::Cpu;
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, oneshot},
@@ -125,9 +125,8 @@ impl Worker {
                 return;
             };
             texts.append(&mut self.writer.desk().waiting);
-            let turns = par::inside(|| {
-                round(&Cpu, &mut batch, &mut texts.iter_mut().map(|t| &mut t.writing).collect::<Vec<_>>())
-            });
+            let turns =
+                round(&Cpu, &mut batch, &mut texts.iter_mut().map(|t| &mut t.writing).collect::<Vec<_>>());
             drop(turn);
             let mates = turns.iter().filter(|t| !matches!(t, Turn::Ended)).count();
             // whoever had no turn has the next
