@@ -35,7 +35,8 @@ fn model(tokenizer: &Tokenizer, attention: Attention) -> LoadedModel {
     config.take_roles(tokenizer);
     let init = Layout::new(&config).init(&config, 11);
     let params = init.iter().map(|x| if *x == 1.0 { 1.0 } else { 12.0 * x }).collect();
-    let serving = Serving { attention, block_size: 8, shift: true, infill: false, edits: true };
+    let serving =
+        Serving { attention, block_size: 8, shift: true, infill: false, edits: true, uniform: false };
     LoadedModel { config, serving, params }
 }
 

@@ -233,6 +233,7 @@ where
         shift: false,
         infill: true,
         edits: false,
+        uniform: false,
     };
     let loaded = hilda_engine::model::LoadedModel { config: config.clone(), serving, params };
     let weights = std::sync::Arc::new(Weights::new(b, &loaded));
