@@ -103,6 +103,9 @@ fn every_edit_has_a_gain() {
             tau_edit,
             max_post: 4,
             max_returns: Some(1),
+            window: 1,
+            window_passes: 5,
+            window_by: hilda_engine::decode::policy::Reach::Adjacent,
             score: hilda_engine::decode::policy::Score::TopProb,
         });
         let request = Request { policy: Some(policy), temperature: 1.0, seed, ..Request::new("Tom", 12) };

@@ -29,8 +29,8 @@ use axum::{
 use hilda_engine::{
     decode::{Attention, DecodeConfig, DecodeError, Decoder, PolicySpec, StepEvent, Stop, Trajectory},
     model::{
-        Session,
-        generate::{GenerateError, Request, decode_config},
+        Serving, Session,
+        generate::{GenerateError, Request, decode_config, remark},
         holes::{self, Holes},
     },
 };
@@ -195,7 +195,13 @@ fn plan_one(model: &Ready, c: &Completion, prompt: &str) -> Result<DecodeConfig,
         ..Request::new(holes.prompt.as_str(), length as usize)
     };
     let mut d = decode_config(shape, model.serving, &model.tokenizer, &request).map_err(|e| {
-        let field = if matches!(e, GenerateError::TooLong { .. }) { "max_tokens" } else { "prompt" };
+        let field = match e {
+            // a template says itself how long it is
+            GenerateError::TooLong { .. } if infills && suffix.is_none() => "prompt",
+            GenerateError::TooLong { .. } => "max_tokens",
+            GenerateError::Uniform => "model",
+            _ => "prompt",
+        };
         Problem::field(field, e.to_string())
     })?;
     let start = d.prompt.len() as u32;
@@ -205,7 +211,8 @@ fn plan_one(model: &Ready, c: &Completion, prompt: &str) -> Result<DecodeConfig,
     }
     // a stream says how unsure each step was
     d.rows = c.stream || c.diffusion.top_k > 0;
-    d.validate().map_err(|e| {
+    // also what only the model's own files can serve, before a stream has begun
+    Decoder::new(d.clone()).map(drop).map_err(|e| {
         let field = match &e {
             DecodeError::Temperature { .. } | DecodeError::EntropyBoundTemperature { .. } => "temperature",
             DecodeError::NothingBeforeFirst | DecodeError::PromptTooLong { .. } => "prompt",
@@ -272,7 +279,8 @@ fn choice(index: usize, text: &str, finish: Option<&str>) -> Value {
 }
 
 /// What a text cost; the whole record if it was asked for.
-fn summary(t: &Trajectory, seconds: f64, record: bool) -> Value {
+fn summary(t: &Trajectory, serving: Serving, seconds: f64, record: bool) -> Value {
+    let config = &t.header.config;
     let mut v = json!({
         "forwards": t.footer.ledger.forwards, "tokens": t.footer.tokens,
         "tokens_per_forward": t.footer.tokens_per_forward, "edits": t.footer.ledger.edits, "ledger": t.footer.ledger,
@@ -280,6 +288,10 @@ fn summary(t: &Trajectory, seconds: f64, record: bool) -> Value {
         "policy": t.header.config.policy, "block_size": t.header.config.block_size,
         "seed": t.header.config.seed, "temperature": t.header.config.temperature,
     });
+    let whole = config.attention == Attention::Bidirectional;
+    if let Some(remark) = remark(serving, &config.policy, whole) {
+        v["remark"] = remark.into();
+    }
     if record {
         v["trajectory"] = serde_json::to_value(t).expect("plain data");
     }
@@ -328,7 +340,7 @@ pub async fn create(
                 let shown = text.shown(&decoder);
                 let (shown, cut) = text.cut(&shown);
                 choices.push(choice(index, shown, Some(finish(cut, &decoder))));
-                costs.push(summary(&record, start.elapsed().as_secs_f64(), trajectory));
+                costs.push(summary(&record, model.serving, start.elapsed().as_secs_f64(), trajectory));
                 records.push(record);
             }
             let mut v = frame.value(choices);

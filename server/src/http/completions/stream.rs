@@ -120,7 +120,7 @@ fn write_steps(
             let finish = finish(told.cut, &decoder);
             let mut v = frame.value(vec![choice(index, &rest, Some(finish))]);
             v["usage"] = usage(std::slice::from_ref(&record));
-            v["diffusion"] = summary(&record, start.elapsed().as_secs_f64(), trajectory);
+            v["diffusion"] = summary(&record, text.model.serving, start.elapsed().as_secs_f64(), trajectory);
             (v, true)
         }
         Err(e) => (json!({ "error": { "message": e, "type": "server_error" } }), false),
