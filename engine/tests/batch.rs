@@ -84,7 +84,7 @@ fn weights(family: usize, deep: bool, shift: bool, seed: u64) -> Arc<Weights<Cpu
     let params = Layout::new(&config).init(&config, seed);
     let params = params.iter().enumerate().map(|(i, x)| 4.0 * x + noise(i)).collect();
     let (attention, block_size) = (Attention::BlockCausal, 8);
-    let serving = Serving { attention, block_size, shift, infill: false, edits: false };
+    let serving = Serving { attention, block_size, shift, infill: false, edits: false, uniform: false };
     Arc::new(Weights::of(LoadedModel { config, serving, params }))
 }
 

@@ -35,7 +35,8 @@ fn model(tokenizer: &Tokenizer, attention: Attention) -> LoadedModel {
     config.take_roles(tokenizer);
     let init = Layout::new(&config).init(&config, 11);
     let params = init.iter().map(|x| if *x == 1.0 { 1.0 } else { 12.0 * x }).collect();
-    let serving = Serving { attention, block_size: 8, shift: true, infill: false, edits: true };
+    let serving =
+        Serving { attention, block_size: 8, shift: true, infill: false, edits: true, uniform: false };
     LoadedModel { config, serving, params }
 }
 
@@ -102,6 +103,9 @@ fn every_edit_has_a_gain() {
             tau_edit,
             max_post: 4,
             max_returns: Some(1),
+            window: 1,
+            window_passes: 5,
+            window_by: hilda_engine::decode::policy::Reach::Adjacent,
             score: hilda_engine::decode::policy::Score::TopProb,
         });
         let request = Request { policy: Some(policy), temperature: 1.0, seed, ..Request::new("Tom", 12) };

@@ -170,8 +170,14 @@ fn two_streams_equal_the_cached_session() {
     let trunk = Trunk::new(c.clone());
     let x: Vec<u32> = (0..16).map(|i| 2 + (i * 5) % 7).collect();
     for shift in [false, true] {
-        let serving =
-            Serving { attention: Attention::BlockCausal, block_size: 4, shift, infill: false, edits: false };
+        let serving = Serving {
+            attention: Attention::BlockCausal,
+            block_size: 4,
+            shift,
+            infill: false,
+            edits: false,
+            uniform: false,
+        };
         let loaded = LoadedModel { config: c.clone(), serving, params: params.clone() };
         let mut session = Session::new(&Cpu, Arc::new(Weights::new(&Cpu, &loaded)), 16);
         for block in 0..4usize {

@@ -30,8 +30,14 @@ fn repeats() -> Session<Cpu> {
         let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
         row.iter_mut().for_each(|x| *x *= 4.0 / norm);
     }
-    let serving =
-        Serving { attention: Attention::BlockCausal, block_size: 8, shift: true, infill: false, edits: true };
+    let serving = Serving {
+        attention: Attention::BlockCausal,
+        block_size: 8,
+        shift: true,
+        infill: false,
+        edits: true,
+        uniform: false,
+    };
     let loaded = LoadedModel { config, serving, params };
     Session::new(&Cpu, Arc::new(Weights::new(&Cpu, &loaded)), CONTEXT)
 }

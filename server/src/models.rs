@@ -12,12 +12,12 @@ use std::{
 };
 
 use hilda_engine::{
-    data::Tokenizer,
+    data::{DataError, FREQUENCIES, Frequencies, Tokenizer},
     model::{
         LoadedModel, Serving,
         checkpoint::{self, Format},
         inspect::{Facts, inspect},
-        page::Fit,
+        page::{self, Fit},
         session::Weights,
     },
     record::Estimate,
@@ -29,7 +29,7 @@ use serde_json::Value;
 use crate::{
     http::{memory, objective_text, page_files},
     library, pull,
-    storage::{DataDir, RunFolder, StorageError, io_error, valid_id},
+    storage::{DataDir, RunFolder, StorageError, io_error, valid_id, write_atomic},
     writer::Writer,
 };
 
@@ -197,6 +197,20 @@ pub fn page_file(checkpoint: &Path, name: &str) -> Result<Vec<u8>, StorageError>
     let config = String::from_utf8_lossy(&read(&checkpoint.join("config.json"))?).into_owned();
     let model = checkpoint::load(&config, &bytes).map_err(|e| bad()(e.to_string()))?;
     checkpoint::save(&model.config, &model.params, Format::Int8).map_err(|e| bad()(e.to_string()))
+}
+
+/// Copies the token frequencies of a checkpoint folder, where it has them, beside the `config.json` of a folder made from it,
+/// and has that say so: the page asks for no file that is not named.
+pub fn take_frequencies(from: &Path, to: &Path) -> Result<(), StorageError> {
+    let file = from.join(FREQUENCIES);
+    if !file.is_file() {
+        return Ok(());
+    }
+    let config = to.join("config.json");
+    let said = page::naming_frequencies(&String::from_utf8_lossy(&read(&config)?));
+    let said = said.map_err(|e| format_error(&config, "a configuration")(e.to_string()))?;
+    write_atomic(&to.join(FREQUENCIES), &read(&file)?)?;
+    write_atomic(&config, said.as_bytes())
 }
 
 /// Newest first, the demo model before all. Runs without a checkpoint that reads are left out; pulled models are not:
@@ -379,8 +393,13 @@ fn demo_model(id: &str) -> Result<(LoadedModel, Tokenizer), ModelError> {
         let path = format!("models/{DEMO}/{name}");
         files.iter().find(|(p, _)| *p == path).map(|(_, b)| b).ok_or_else(|| ModelError::Unknown(id.into()))
     };
-    let tokenizer = Tokenizer::from_bytes(bytes(FILES[1])?).map_err(|e| unusable(e.to_string()))?;
+    let read = |e: DataError| unusable(e.to_string());
+    let mut tokenizer = Tokenizer::from_bytes(bytes(FILES[1])?).map_err(read)?;
     let config = String::from_utf8_lossy(bytes(FILES[0])?).into_owned();
     let model = checkpoint::load(&config, bytes(FILES[2])?).map_err(|e| unusable(e.to_string()))?;
+    if page::has_frequencies(&config) {
+        let frequencies = Frequencies::read(bytes(FREQUENCIES)?, model.config.vocab).map_err(read)?;
+        tokenizer = tokenizer.with_frequencies(frequencies);
+    }
     Ok((model, tokenizer))
 }

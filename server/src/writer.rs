@@ -176,7 +176,8 @@ mod tests {
         let config = spec.resolve(70, 69, 68, vec![69]).unwrap();
         let params = Layout::new(&config).init(&config, 3);
         let attention = Attention::BlockCausal;
-        let serving = Serving { attention, block_size: 8, shift: true, infill: false, edits: false };
+        let serving =
+            Serving { attention, block_size: 8, shift: true, infill: false, edits: false, uniform: false };
         Arc::new(Weights::of(LoadedModel { config, serving, params }))
     }
 

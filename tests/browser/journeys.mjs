@@ -1,5 +1,5 @@
 // The three journeys of a visitor, in a real browser against the real server: watch, launch and follow, share. And the
-// power cut in between. Two columns are in columns.mjs, decoders in decoders.mjs, models in models.mjs. Run through `cargo xtask test --only browser`.
+// power cut in between. Two columns are in columns.mjs, decoders in decoders.mjs, models in models.mjs, policies in policies.mjs. Run through `cargo xtask test --only browser`.
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
@@ -10,6 +10,7 @@ import * as playground from './playground.mjs';
 import './columns.mjs';
 import './decoders.mjs';
 import './models.mjs';
+import './policies.mjs';
 
 const LIMIT = { timeout: 420_000 };
 

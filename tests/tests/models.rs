@@ -176,7 +176,37 @@ fn an_autoregressive_model_becomes_a_diffusion_model_and_goes_out_again() {
     run(&["models", "frequencies", "block.gguf", "--data", "train.txt"]).refused(2, &["block.gguf"]);
     run(&["models", "frequencies", "block", "--data", "none.txt"]).refused(2, &["none.txt"]);
     done(&sample(pc, &[]));
+    // and they go along into a page folder and a model folder
+    for to in ["page", "hf"] {
+        let out = format!("counted-{to}");
+        done(&run(&["models", "export", "block", "--to", to, "--out", &out]));
+        let counted = fs::read(folder.path().join(&out).join("frequencies.json")).unwrap();
+        assert!(counted.starts_with(b"{\"tokens\":"));
+        let config = fs::read_to_string(folder.path().join(&out).join("config.json")).unwrap();
+        assert_eq!(config.contains("\"frequencies\": \"frequencies.json\""), to == "page", "{config}");
+        done(&run(&["sample", "--model", &out, "--length", "8", "--policy", "pc-sampler"]));
+    }
     done(&sample("hierarchical", &[]));
+    // by the names of papers; what does not fit is refused by name, and what the model was not trained for is said
+    for preset in
+        ["wino", "creditdecoding", "remdm-llada", "klass", "llada2.1-sglang", "diffusion-in-diffusion"]
+    {
+        done(&sample(preset, &[]));
+    }
+    let read = sample(r#"{"kind": "draft_refine", "choose": "left_out", "gamma": 0.5}"#, &[]);
+    done(&read);
+    assert_eq!(read.json()["cost"]["ledger"]["judge"], 1, "{}", read.out);
+    let never = sample(r#"{"kind": "threshold", "tau": 1.0}"#, &[]);
+    done(&never);
+    let ledger = never.json()["cost"]["ledger"].clone();
+    assert_eq!(ledger["forced"], ledger["denoise"], "{ledger}");
+    sample("winoo", &[]).refused(2, &["winoo", "remdm-loop"]);
+    sample(r#"{"kind": "remdm_quota", "from": 2.0}"#, &[]).refused(2, &["from", "share"]);
+    sample(r#"{"kind": "edit", "window": 2, "guidance": 1.0}"#, &[]).refused(2, &["window = 1"]);
+    sample(r#"{"kind": "best_of", "credit": 1.0}"#, &[]).refused(2, &["credit 0"]);
+    let unread = sample("quality", &[]);
+    done(&unread);
+    assert!(unread.err.contains("not trained to edit"), "{}", unread.err);
     let cost = |ended: &Ended| {
         done(ended);
         ended.json()["cost"].clone()

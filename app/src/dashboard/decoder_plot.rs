@@ -51,6 +51,7 @@ pub fn outline(kind: &str) -> &'static str {
         "edit" => "M8 1l2 5l5 2l-5 2l-2 5l-2-5l-5-2l5-2z",
         "remask" => "M3 3l5 3l5-3l-3 5l3 5l-5-3l-5 3l3-5z",
         "remdm" => "M6 2h4v4h4v4h-4v4h-4v-4h-4v-4h4z",
+        "remdm_quota" => "M2 6h5v-4h2v4h5v2h-5v6h-2v-6h-5z",
         "wino" => "M2 2h8v4h4v8h-8v-4h-4z",
         "hierarchical" => "M6 3h4l4 10h-12z",
         "klass" => "M8 2l6 4.5l-2.3 7h-7.4l-2.3-7z",

@@ -28,9 +28,11 @@ pub struct Costs {
     pub search: Share,
     /// computes everything again to say how far an approximate cache is off
     pub check: Share,
+    /// reads a finished draft again
+    pub judge: Share,
     pub edits: u32,
     pub remasks: u32,
-    /// steps in which the decoder and not the policy chose
+    /// steps in which nothing passed the policy's test
     pub forced: u32,
 }
 
@@ -43,6 +45,7 @@ impl Costs {
             StepKind::Guide => &mut self.guide,
             StepKind::Search => &mut self.search,
             StepKind::Check => &mut self.check,
+            StepKind::Judge => &mut self.judge,
             StepKind::User => return,
         };
         share.forwards += 1;
@@ -53,7 +56,7 @@ impl Costs {
         self.forced += u32::from(step.forced);
     }
 
-    fn shares(&self) -> [(&'static str, Share); 6] {
+    fn shares(&self) -> [(&'static str, Share); 7] {
         [
             ("predicting", self.denoise),
             ("caching", self.store),
@@ -61,6 +64,7 @@ impl Costs {
             ("guiding", self.guide),
             ("searching", self.search),
             ("checking the cache", self.check),
+            ("reading the draft again", self.judge),
         ]
     }
     fn total(&self, of: fn(&Share) -> u32) -> u32 {

@@ -56,7 +56,9 @@ fn sentence(step: &StepRecord, pieces: &Pieces) -> String {
         }));
     }
     if !masked.is_empty() {
-        parts.push(words("Masked", &masked, |a| format!("“{}”", pieces.shown(a.old))) + " again");
+        let what = words("Masked", &masked, |a| format!("“{}”", pieces.shown(a.old))) + " again";
+        let judged = step.rule.as_ref().map(|r| &r.selection).filter(|f| matches!(f, Fired::Judged { .. }));
+        parts.push(judged.map_or(what.clone(), |f| format!("{what}: {}", why(f, masked.len()))));
     }
     if step.actions.iter().any(|a| a.kind == ActionKind::Fill) {
         parts.push("The text has ended: what is behind its end stays empty".into());
@@ -123,6 +125,9 @@ fn why(fired: &Fired, n: usize) -> String {
         }
         Fired::Klass { ready: 0, .. } => format!("no guess had settled, so {surest}"),
         Fired::Klass { tau, .. } => format!("guesses that have settled above {tau:.2}"),
+        Fired::Revisit { .. } => "an extra step that looks at doubtful words again".into(),
+        Fired::Judged { n, of } => format!("the {n} least likely of {of} when the draft was read again"),
+        Fired::Window { blocks, .. } => format!("{blocks} finished blocks are read together"),
         Fired::Search(ref search) => match search.phase {
             SearchPhase::Expand => "the leading text of the search goes on".into(),
             SearchPhase::Score => "another text of the search leads now".into(),

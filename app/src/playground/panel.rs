@@ -1,7 +1,8 @@
 //! The side panel: presets, the policy with all its parameters, temperature, length, seed, what a position sees.
 
-use hilda_engine::decode::policy::{Parameter, PolicyInfo};
-use hilda_engine::decode::{Method, PolicySpec};
+use hilda_engine::decode::PolicySpec;
+use hilda_engine::decode::policy::{Parameter, PolicyInfo, Preset as Published};
+use hilda_engine::model::generate::remark;
 use leptos::prelude::*;
 use serde_json::Value;
 
@@ -45,11 +46,24 @@ pub fn Panel(
             }}
             <Seed settings/>
             <Sight settings model holes/>
-            {move || model.get().filter(|m| !m.serving.edits && matches!(settings.with(|s| s.policy.method), Method::Edit { .. } | Method::Remask { .. })).map(|_| view! {
-                <p class="hint">"This model was not trained to edit: words once written will rarely change."</p>
-            })}
+            {move || {
+                let model = model.get()?;
+                hint(&model, &settings.get()).map(|text| view! { <p class="hint" role="status">{text}</p> })
+            }}
         </section>
     }
+}
+
+/// What the model cannot do, or was not trained for, and is asked all the same.
+fn hint(model: &ModelInfo, settings: &Settings) -> Option<String> {
+    if settings.parameter("score") == "pc" && !model.frequencies {
+        return Some(
+            "This model's folder does not say how often each word occurs, which the order “pc” needs: choose another order.".into(),
+        );
+    }
+    let text = remark(model.serving, &settings.policy, false)?;
+    let mut chars = text.chars();
+    chars.next().map(|c| format!("{}{}.", c.to_uppercase(), chars.as_str()))
 }
 
 /// A preset, or a policy with its parameters.
@@ -57,6 +71,8 @@ pub fn Panel(
 pub fn Choice(settings: RwSignal<Settings>) -> impl IntoView {
     let kind = Memo::new(move |_| settings.with(|s| s.policy.kind()));
     let preset = Memo::new(move |_| settings.with(|s| s.preset));
+    let paper_preset = Memo::new(move |_| settings.with(|s| s.published()));
+    let published = move || Published::all().iter().find(|p| paper_preset.get() == Some(p.name));
     let info = move || PolicySpec::parameters().iter().find(|i| i.kind == kind.get());
     let about = move || Preset::ALL.iter().find(|p| p.0 == preset.get()).map(|p| p.2).unwrap_or_default();
     view! {
@@ -73,6 +89,21 @@ pub fn Choice(settings: RwSignal<Settings>) -> impl IntoView {
         </div>
         <p class="meaning">{about}</p>
         <Show when=move || preset.get() == Preset::Custom>
+            <div class="dial"><label>
+                <span class="name">"As in the paper"</span>
+                <select
+                    on:change=move |e| settings.update(|s| *s = s.with_choice(&event_target_value(&e)))
+                >
+                    <option value="" selected=move || paper_preset.get().is_none()>"(its own parameters)"</option>
+                    {Published::all().iter().map(|p| view! {
+                        <option value=p.name title=p.paper selected=move || paper_preset.get() == Some(p.name)>{p.title}</option>
+                    }).collect_view()}
+                </select>
+            </label>
+            {move || published().map(|p| view! {
+                <p class="meaning">{format!("{}; ", p.about)}<cite>{paper(p.paper)}</cite></p>
+            })}
+            </div>
             <div class="dial"><label>
                 <span class="name">"Policy"</span>
                 <select
@@ -234,6 +265,7 @@ fn title(name: &str) -> String {
         "top_prob" => "probability".into(),
         "gamma" => "Entropy bound".into(),
         "f" => "Factor".into(),
+        "window" => "Blocks edited together".into(),
         _ => {
             let words = name.replace('_', " ");
             let mut chars = words.chars();

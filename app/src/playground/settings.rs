@@ -1,6 +1,7 @@
 //! What a visitor sets before writing: the policy and its parameters, temperature, length, seed, what a position sees.
 
 use hilda_engine::decode::PolicySpec;
+use hilda_engine::decode::policy::Preset as Published;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -113,7 +114,12 @@ impl Settings {
         }
     }
 
-    /// The same with the policy of an address: what [`Settings::choice`] writes, or the name of a policy.
+    /// The name of the paper's preset that is set, if one is.
+    pub fn published(&self) -> Option<&'static str> {
+        Published::all().iter().find(|p| p.policy() == self.policy).map(|p| p.name)
+    }
+
+    /// The same with the policy of an address: what [`Settings::choice`] writes, or the name of a policy or of a paper's preset.
     pub fn with_choice(self, text: &str) -> Settings {
         match text {
             "quality" => self.with_preset(Preset::Quality),
@@ -122,7 +128,12 @@ impl Settings {
                 Ok(policy) if policy.validate().is_ok() => {
                     Settings { preset: Preset::Custom, policy, ..self }
                 }
-                _ => self.with_kind(text),
+                _ => match Published::all().iter().find(|p| p.name == text) {
+                    Some(published) => {
+                        Settings { preset: Preset::Custom, policy: published.policy(), ..self }
+                    }
+                    None => self.with_kind(text),
+                },
             },
         }
     }
@@ -184,6 +195,19 @@ mod tests {
         for wrong in ["", "none of them", "{}", r#"{"kind":"threshold","tau":7}"#] {
             assert_eq!(settings.with_choice(wrong), settings, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_papers_preset_is_taken_by_name_and_recognised() {
+        let settings = Settings::default();
+        assert_eq!(settings.published(), Some("quality"));
+        for preset in Published::all() {
+            let chosen = settings.with_choice(preset.name);
+            assert_eq!((chosen.policy, chosen.published()), (preset.policy(), Some(preset.name)));
+            assert_eq!(Settings::default().with_choice(&chosen.choice()).policy, chosen.policy);
+        }
+        let own = settings.with_choice("wino").with_parameter("tau_wide", json!(0.55));
+        assert_eq!((own.published(), own.preset), (None, Preset::Custom));
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Tape {
         let Some(last) = self.frames.last() else { return };
         self.costs.add(&step);
         match step.kind {
-            StepKind::Denoise | StepKind::User => {}
+            StepKind::Denoise | StepKind::Judge | StepKind::User => {}
             // the text shown has not changed
             StepKind::Search if step.actions.is_empty() => {
                 self.silent += 1;

@@ -179,6 +179,7 @@ impl Host {
             vocab: head.config.vocab as u32,
             eos_id: head.config.eos_id,
             serving: head.serving,
+            frequencies: head.tokenizer.frequencies().is_some(),
             device: opened.name,
             device_note: opened.note,
             on_server: matches!(opened.device, Device::Server(_)),

@@ -1,10 +1,10 @@
-//! A model's files, from this site or from the visitor's disk: configuration and tokenizer first, which say whether the
+//! A model's files, from this site or from the visitor's disk: configuration, tokenizer and token frequencies first, which say whether the
 //! page can hold the rest, then the weights in one file or piece by piece.
 
 use std::cell::Cell;
 
 use hilda_engine::config::ModelConfig;
-use hilda_engine::data::Tokenizer;
+use hilda_engine::data::{FREQUENCIES, Frequencies, Tokenizer};
 use hilda_engine::model::page::{self, Fit, Index, Loader, Piece};
 use hilda_engine::model::shards::INDEX;
 use hilda_engine::model::{LoadedModel, Serving, checkpoint};
@@ -62,8 +62,17 @@ pub async fn head(source: &Source, files: &[web_sys::File], said: &impl Fn(&Tell
             config_read.vocab
         ));
     }
-    let bytes = (text.len() + json.bytes.len()) as u64;
-    let cached = config.cached && json.cached;
+    let (mut bytes, mut cached) = ((text.len() + json.bytes.len()) as u64, config.cached && json.cached);
+    let given = files.iter().any(|f| f.name() == FREQUENCIES);
+    let tokenizer = if given || page::has_frequencies(&text) && matches!(source, Source::Url { .. }) {
+        let file = get(source, files, FREQUENCIES, said).await?;
+        bytes += file.bytes.len() as u64;
+        cached &= file.cached;
+        let counted = Frequencies::read(&file.bytes, config_read.vocab).map_err(|e| e.to_string())?;
+        tokenizer.with_frequencies(counted)
+    } else {
+        tokenizer
+    };
     Ok(Head { config: config_read, serving, tokenizer, text, bytes, cached })
 }
 

@@ -118,6 +118,8 @@ pub struct ModelInfo {
     pub vocab: u32,
     pub eos_id: u32,
     pub serving: Serving,
+    /// it says how often each token occurs in a corpus, as the score pc needs
+    pub frequencies: bool,
     /// "WebGPU (Apple M2)", "WASM SIMD, one thread"
     pub device: String,
     /// why it is not WebGPU, if that was to be expected

@@ -16,10 +16,14 @@ struct File {
     counts: Vec<u64>,
 }
 
-/// ln f of every token of a vocabulary.
-#[derive(Clone, Debug, PartialEq)]
+/// Bytes of the largest file that is read: a million tokens with counts of seven digits.
+pub const MOST_BYTES: usize = 8 << 20;
+
+/// How often each token of a vocabulary occurs.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frequencies {
-    ln: Arc<[f32]>,
+    counts: Arc<[u64]>,
+    tokens: u64,
 }
 
 impl Frequencies {
@@ -32,17 +36,22 @@ impl Frequencies {
         if tokens == 0 {
             return Err(DataError::Tokenizer(format!("{FREQUENCIES}: no token was counted")));
         }
-        let ln = counts.iter().map(|c| ((*c).max(1) as f64 / tokens as f64).ln() as f32).collect();
-        Ok(Frequencies { ln })
+        Ok(Frequencies { counts: counts.into(), tokens })
     }
 
-    /// Reads the file.
+    /// Reads the file of a model whose embedding has `vocab` rows.
     ///
     /// # Errors
-    /// Not such a file, or one whose sum is not its counts'.
-    pub fn read(json: &[u8]) -> Result<Frequencies, DataError> {
+    /// Not such a file, one that is larger than any, whose sum is not its counts', or that counts more tokens than there are.
+    pub fn read(json: &[u8], vocab: usize) -> Result<Frequencies, DataError> {
         let bad = |m: String| DataError::Tokenizer(format!("{FREQUENCIES}: {m}"));
+        if json.len() > MOST_BYTES {
+            return Err(bad(format!("{} bytes, at most {MOST_BYTES} are read", json.len())));
+        }
         let file: File = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
+        if file.counts.len() > vocab {
+            return Err(bad(format!("{} tokens, the embedding has {vocab} rows", file.counts.len())));
+        }
         let sum = file.counts.iter().fold(0u64, |n, c| n.saturating_add(*c));
         if sum != file.tokens {
             return Err(bad(format!("its counts sum to {sum}, not to {}", file.tokens)));
@@ -50,22 +59,24 @@ impl Frequencies {
         Frequencies::of(&file.counts)
     }
 
-    /// The file for these counts.
-    pub fn json(counts: &[u64]) -> Vec<u8> {
-        let file = File { tokens: counts.iter().sum(), counts: counts.to_vec() };
+    /// The file.
+    pub fn json(&self) -> Vec<u8> {
+        let file = File { tokens: self.tokens, counts: self.counts.to_vec() };
         serde_json::to_vec(&file).expect("plain data")
     }
 
-    /// Size of the vocabulary.
-    pub fn len(&self) -> usize {
-        self.ln.len()
+    /// Tokens counted.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
     }
-    pub fn is_empty(&self) -> bool {
-        self.ln.is_empty()
+    /// By token id.
+    pub fn counts(&self) -> &[u64] {
+        &self.counts
     }
-    /// ln f of a token; of an id without a count that of a token seen once in as many.
+    /// ln f of a token; one that was not counted counts as seen once.
     pub fn ln(&self, id: u32) -> f32 {
-        self.ln.get(id as usize).copied().unwrap_or_else(|| self.ln.iter().copied().fold(0.0, f32::min))
+        let count = self.counts.get(id as usize).copied().unwrap_or(0).max(1);
+        (count as f64 / self.tokens as f64).ln() as f32
     }
 }
 
@@ -90,15 +101,32 @@ mod tests {
 
     #[test]
     fn a_file_comes_back() {
-        let f = Frequencies::read(&Frequencies::json(&[6, 0, 2])).unwrap();
-        assert_eq!(f, Frequencies::of(&[6, 0, 2]).unwrap());
-        assert_eq!(f.len(), 3);
+        let counted = Frequencies::of(&[6, 0, 2]).unwrap();
+        let f = Frequencies::read(&counted.json(), 3).unwrap();
+        assert_eq!(f, counted);
+        assert_eq!((f.tokens(), f.counts()), (8, &[6, 0, 2][..]));
+        assert!(Frequencies::read(&counted.json(), 2).unwrap_err().to_string().contains("has 2 rows"));
+        let long = vec![b' '; MOST_BYTES + 1];
+        assert!(Frequencies::read(&long, 3).unwrap_err().to_string().contains("at most"));
         for (id, p) in [(0, 0.75f32), (1, 0.125), (2, 0.25), (9, 0.125)] {
             assert!((f.ln(id) - p.ln()).abs() < 1e-6);
         }
         for bad in ["", "[]", r#"{"tokens": 3, "counts": [1, 1]}"#, r#"{"tokens": 0, "counts": []}"#] {
-            let e = Frequencies::read(bad.as_bytes()).unwrap_err().to_string();
+            let e = Frequencies::read(bad.as_bytes(), 3).unwrap_err().to_string();
             assert!(e.contains(FREQUENCIES), "{e}");
         }
+    }
+
+    /// The demo model's: its stories' tokens, one end of text a story, no token that is never written.
+    #[test]
+    fn the_demo_models() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../public/models/hilda-tiny/");
+        let json = std::fs::read(format!("{folder}{FREQUENCIES}")).unwrap();
+        let f = Frequencies::read(&json, 4096).unwrap();
+        assert_eq!(
+            (f.tokens(), f.counts().len(), f.counts()[..3].to_vec()),
+            (585_204, 4096, vec![2720, 0, 0])
+        );
+        assert_eq!(f.json(), json, "as `hilda models frequencies` writes it");
     }
 }

@@ -327,6 +327,22 @@ impl DecodeConfig {
                     needed: "guidance 0: its scores are those of the model alone",
                 });
             }
+            Method::OrderTokenSearch { .. } | Method::BestOf { .. }
+                if self.policy.candidate.credit != 0.0 =>
+            {
+                return Err(DecodeError::Unserved {
+                    policy: self.policy.kind(),
+                    needed: "credit 0: its scores are those of the model alone",
+                });
+            }
+            Method::Edit { window: 2.., .. }
+                if self.policy.caching.approximate() || self.policy.candidate.guidance != 0.0 =>
+            {
+                return Err(DecodeError::Unserved {
+                    policy: "edit",
+                    needed: "window = 1 with guidance or an approximate cache: passes over a window see their text alone, exactly",
+                });
+            }
             _ => {}
         }
         Ok(())

@@ -1,26 +1,22 @@
 //! The decoding loop without its forwards: [`Decoder::next`] says what must be computed, [`Decoder::apply`] turns
 //! the statistics into actions.
 //!
-//! What a forward computes and what is cached is decided in `forward.rs`.
+//! What a forward computes and what is cached is decided in `forward.rs`; what a denoising forward does is in `denoise.rs`.
 
 use std::sync::Arc;
 
 use hilda_kernels::head::RowHead;
 
 use super::{
-    Action, ActionKind, Attention, CacheOp, DecodeConfig, DecodeError, ForwardRequest, RowStats, State,
-    Status, Trajectory,
+    Attention, CacheOp, DecodeConfig, DecodeError, ForwardRequest, RowStats, State, Status, Trajectory,
+    credit::Credit,
     forward::Pending,
-    policy::{Confidence, Fired, Moment, Policy, Row, View},
+    policy::{Moment, Policy, Reach},
     refine::Refine,
-    rows,
-    rules::{best, cap, check_plan},
     search::Search,
     switch::Undecided,
-    trajectory::{
-        CacheEvent, Divergence, Footer, Header, Ledger, Provenance, RowRecord, StepKind, StepRecord, Stop,
-        VERSION,
-    },
+    trajectory::{CacheEvent, Footer, Header, Ledger, Provenance, StepKind, StepRecord, Stop, VERSION},
+    window::Window,
 };
 
 /// What one [`Decoder::apply`] did.
@@ -53,28 +49,24 @@ pub(super) struct BlockRun {
     /// policies that compare
     pub before: Vec<Option<Vec<f32>>>,
     pub kl: Vec<Vec<f32>>,
+    /// of the tokens that were most probable at each masked position
+    pub credit: Credit,
+    /// entropies of the tokens written, when they were, nats: sum and number
+    pub surprise: (f64, u32),
 }
 
-/// Rows of the active block against the same rows without the cache.
-fn diverged(rows: &[Row], exact: &[RowHead]) -> Divergence {
-    let mut d = Divergence::default();
-    for (row, exact) in rows.iter().filter(|r| r.active).zip(exact) {
-        let dp = (row.p_max() - exact.p_max()).abs();
-        d.rows += 1;
-        d.changed += u32::from(row.head.candidate != exact.candidate);
-        d.largest_dp = d.largest_dp.max(dp);
-        d.sum_dp += dp;
+impl BlockRun {
+    /// Mean entropy of its tokens when they were written, nats.
+    pub fn surprise(&self) -> Option<f64> {
+        let (sum, n) = self.surprise;
+        (n > 0).then(|| sum / f64::from(n))
     }
-    d
 }
 
 /// Positions between the first and the last query that are none, as ranges.
 fn gaps(queries: &[u32]) -> Vec<(u32, u32)> {
     queries.windows(2).filter(|w| w[0] + 1 < w[1]).map(|w| (w[0] + 1, w[1])).collect()
 }
-
-/// KL history and distributions of the positions of a block.
-type Moved = (Vec<Vec<f32>>, Vec<Option<Vec<f32>>>);
 
 /// One sequence being decoded.
 #[derive(Clone, Debug)]
@@ -84,6 +76,8 @@ pub struct Decoder {
     /// what a position may see now: the configuration's until a draft is refined
     pub(super) attention: Attention,
     pub(super) refine: Option<Refine>,
+    /// finished blocks that are edited together
+    pub(super) window: Option<Window>,
     pub(super) search: Option<Search>,
     /// a switch that has not chosen yet
     pub(super) undecided: Option<Undecided>,
@@ -152,6 +146,7 @@ impl Decoder {
             policy,
             attention: config.attention,
             refine: config.policy.refine(),
+            window: None,
             search: None,
             undecided: None,
             noised: false,
@@ -220,7 +215,10 @@ impl Decoder {
         if self.pending.is_none() && self.search.is_some() {
             self.pending = self.plan_search();
         } else if self.pending.is_none() {
-            let block = self.active()?;
+            let block = match &self.window {
+                Some(window) => window.last(),
+                None => self.active()?,
+            };
             self.pending = Some(self.plan_forward(block));
         }
         self.pending.as_ref().map(|p| p.request.clone())
@@ -255,9 +253,15 @@ impl Decoder {
         };
         let rows = stats.rows.len() + request.want.whole.len();
         match kind {
+            StepKind::Denoise if self.window.is_some() => self.edit_window(&request, &stats, &mut record)?,
             StepKind::Denoise => self.denoise(&request, &stats, &mut record)?,
+            StepKind::Judge => self.judge(&request, &stats, &mut record)?,
             StepKind::Guide => self.unguided = Some(stats.logits),
-            StepKind::Check => self.exact = Some(stats.rows),
+            StepKind::Check => {
+                // what is measured is the cache: everything else is as in the step it belongs to
+                let mut credit = self.blocks[block as usize].credit.clone();
+                self.exact = Some(self.refined(&request, &stats, block, &mut credit)?);
+            }
             _ => {}
         }
         match request.cache {
@@ -308,11 +312,20 @@ impl Decoder {
 
     /// Leading positions that no later step can change, the user's changes aside.
     pub fn settled(&self) -> u32 {
-        match self.active() {
-            _ if self.search.is_some() || self.refine.is_some() => 0,
-            Some(block) => self.state.block_range(block).start,
-            None => self.state.len(),
+        if self.search.is_some() || self.refine.is_some() {
+            return 0;
         }
+        let open = match (&self.window, self.active()) {
+            (Some(window), _) => window.last(),
+            (None, Some(block)) => block,
+            (None, None) => return self.state.len(),
+        };
+        // a window may still reach back
+        let reach = self.policy.windows().map_or(0, |w| match w.by {
+            Reach::Adjacent => w.blocks - 1,
+            Reach::Surprisal => open,
+        });
+        self.state.block_range(open.saturating_sub(reach)).start
     }
 
     /// Another seed for all that is drawn from now on, also by the pending forward.
@@ -334,12 +347,15 @@ impl Decoder {
         self.blocks.iter().position(|b| !b.done).map(|b| b as u32)
     }
 
-    fn capped(&self) -> bool {
+    pub(super) fn capped(&self) -> bool {
         self.config.max_steps.is_some_and(|most| self.counted_steps >= most)
     }
 
     /// Closes blocks that need no forward, opens the next one and notices the end.
     pub(super) fn settle(&mut self) {
+        if self.judging() || self.window.is_some() {
+            return;
+        }
         while let Some(block) = self.active() {
             let range = self.state.block_range(block);
             let masked = self.state.masked(range.clone()).count() as u32;
@@ -381,209 +397,5 @@ impl Decoder {
             let stop = if self.ended { Stop::EarlyStop } else { Stop::Complete };
             self.stop = self.stop.or(Some(stop));
         }
-    }
-
-    fn check_stats(&self, request: &ForwardRequest, stats: &RowStats) -> Result<(), DecodeError> {
-        let (wanted, got) = (request.want.rows.len(), stats.rows.len());
-        if wanted != got {
-            return Err(DecodeError::RowCount { wanted, got });
-        }
-        rows::check(&self.config, request, stats)?;
-        for (pos, head) in request.want.rows.iter().zip(&stats.rows) {
-            let bad = |field, value| DecodeError::BadRow { pos: *pos, field, value };
-            for (field, value) in [
-                ("lse", head.lse),
-                ("max", head.max),
-                ("entropy", head.entropy),
-                ("candidate_logit", head.candidate_logit),
-                ("lse_t", head.lse_t),
-            ] {
-                if !value.is_finite() {
-                    return Err(bad(field, value));
-                }
-            }
-            // what a masked row's mask token scores means nothing
-            let current = if self.state.is_masked(*pos) { 0.0 } else { head.current };
-            for (field, value) in [("second", head.second), ("current", current), ("margin", head.margin)] {
-                if value.is_nan() {
-                    return Err(bad(field, value));
-                }
-            }
-            for id in [head.argmax, head.candidate] {
-                if id >= self.config.vocab {
-                    let vocab = self.config.vocab;
-                    return Err(DecodeError::IdOutOfRange { what: "predicted token", id, vocab });
-                }
-                if !self.config.writable(id) {
-                    return Err(DecodeError::ForbiddenToken { id });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// View, plan, check, progress, all actions at once, bookkeeping.
-    fn denoise(
-        &mut self,
-        request: &ForwardRequest,
-        stats: &RowStats,
-        record: &mut StepRecord,
-    ) -> Result<(), DecodeError> {
-        let block = record.block;
-        let range = self.state.block_range(block);
-        let noised = if self.noised { rows::noised(&self.config, request, stats) } else { Vec::new() };
-        let heads = rows::refined(&self.config, &self.state, request, stats, self.unguided.as_deref())?;
-        let moved = self.compared(block, request, stats);
-        let decided = self.decide(request, stats)?;
-        let policy = decided.as_ref().map_or(&self.policy, |d| &d.0).clone();
-        let run = &self.blocks[block as usize];
-        let temperature = self.config.temperature;
-        let drawn = temperature > 0.0 && self.config.policy.candidate.confidence == Confidence::Drawn;
-        let rows: Vec<Row> = request
-            .want
-            .rows
-            .iter()
-            .zip(&heads)
-            .map(|(pos, head)| {
-                let active = range.contains(pos);
-                let at = pos.wrapping_sub(range.start) as usize;
-                let held = if active { run.held[at].as_slice() } else { &[] };
-                let kl = moved.as_ref().filter(|_| active).map_or(&[][..], |(kl, _)| &kl[at]);
-                let (status, current) = (self.state.status(*pos), self.state.id(*pos));
-                let informed = self.config.informed(self.attention, *pos);
-                let noised = noised.iter().find(|n| n.0 == *pos);
-                let p = if let Some((_, p)) = noised {
-                    *p
-                } else if drawn {
-                    head.q_candidate(temperature)
-                } else {
-                    head.p_candidate()
-                };
-                let confidence = p.min(1.0);
-                Row { pos: *pos, status, current, active, informed, head, held, confidence, kl }
-            })
-            .collect();
-        let view = View {
-            step: request.step,
-            block,
-            active: range.clone(),
-            block_step: run.steps,
-            masked_at_start: run.masked_at_start,
-            cell: run.cell,
-            commits: run.commits,
-            temperature: self.config.temperature,
-            seed: self.config.seed,
-            sequence: self.config.sequence,
-            statuses: self.state.statuses(),
-            eos: self.config.eos_id,
-            start: self.config.prompt.len() as u32,
-            frequencies: self.config.frequencies.as_ref(),
-            rows: &rows,
-        };
-        let open = |r: &&Row| r.active && r.masked();
-        let was_open = rows.iter().any(|r| open(&r));
-        let n = rows.iter().filter(open).count() as u32;
-        let timed = policy.cells();
-        let mut plan = match timed {
-            _ if self.capped() => cap(&view, Fired::Capped { n }),
-            Some(cells) if run.cell >= cells => cap(&view, Fired::NoiseRemoval { n }),
-            _ => policy.plan(&view),
-        };
-        record.forced = matches!(plan.rule.selection, Fired::Capped { .. });
-        check_plan(&self.config, &view, &plan)?;
-        if timed.is_none() && was_open && plan.actions.iter().all(|a| a.kind != ActionKind::Commit) {
-            plan.actions.push(best(&view, &plan));
-            record.forced = true;
-        }
-        record.divergence = self.exact.as_ref().map(|exact| diverged(&rows, exact));
-        record.rows = rows.iter().zip(&plan.scores).map(|(r, s)| RowRecord::new(r, *s)).collect();
-
-        let mut state = self.state.clone();
-        for a in &plan.actions {
-            state.act(request.step, a)?;
-        }
-        self.state = state;
-        if let Some((policy, switched)) = decided {
-            (self.policy, self.undecided) = (policy, None);
-            plan.rule.switch = Some(switched);
-        }
-        self.unguided = None;
-        self.exact = None;
-        let run = &mut self.blocks[block as usize];
-        if let Some((kl, before)) = moved {
-            (run.kl, run.before) = (kl, before);
-        }
-        for a in plan.actions.iter().filter(|a| a.kind != ActionKind::Remask) {
-            run.held[(a.pos - range.start) as usize].push(a.new);
-        }
-        run.commits = Some(plan.actions.iter().filter(|a| a.kind == ActionKind::Commit).count() as u32);
-        run.steps += 1;
-        run.cell += 1;
-        if !was_open && timed.is_none() {
-            run.post += 1;
-            // masks that the last of these forwards left are still to be written: then `settle` ends the block
-            run.done = plan.actions.is_empty();
-        }
-        self.counted_steps += 1;
-        record.actions = plan.actions;
-        record.rule = Some(plan.rule);
-        self.settle();
-        self.stop_early(request.step, block, &mut record.actions)?;
-        if matches!(request.cache, CacheOp::Keep { .. }) {
-            self.changed.clear();
-        }
-        self.changed.insert(0, record.actions.iter().map(|a| a.pos).collect());
-        self.changed.truncate(self.config.policy.caching.cache_delay as usize);
-        Ok(())
-    }
-
-    /// How far each position of the block has moved in this and earlier forwards, and where it is now; nothing for
-    /// policies that do not ask.
-    fn compared(&self, block: u32, request: &ForwardRequest, stats: &RowStats) -> Option<Moved> {
-        if !self.policy.compares() {
-            return None;
-        }
-        let (range, run) = (self.state.block_range(block), &self.blocks[block as usize]);
-        let mut kl = run.kl.clone();
-        kl.resize(range.len(), Vec::new());
-        let mut before = vec![None; range.len()];
-        for (i, pos) in request.want.whole.iter().enumerate().filter(|(_, p)| self.state.is_masked(**p)) {
-            let at = (pos - range.start) as usize;
-            let now = rows::probabilities(&self.config, rows::row(&self.config, stats, i));
-            if let Some(then) = run.before.get(at).and_then(Option::as_ref) {
-                kl[at].push(rows::divergence(&now, then));
-            }
-            before[at] = Some(now);
-        }
-        Some((kl, before))
-    }
-
-    /// End-of-text written and nothing before it masked: the remaining masks become end-of-text. A policy that
-    /// revises may still take the token back, so there it waits until the block is final.
-    fn stop_early(&mut self, step: u32, block: u32, actions: &mut Vec<Action>) -> Result<(), DecodeError> {
-        let Some(eos) = self.config.eos_id.filter(|_| self.config.early_stop) else { return Ok(()) };
-        if self.policy.revises() && !self.blocks[block as usize].done {
-            return Ok(());
-        }
-        let written =
-            |p: u32| self.state.id(p) == eos && matches!(self.state.status(p), Status::Committed { .. });
-        let known = (0..self.state.len()).take_while(|p| !self.state.is_masked(*p));
-        if !known.into_iter().any(written) {
-            return Ok(());
-        }
-        let rest: Vec<u32> = self.state.masked(0..self.state.len()).collect();
-        if rest.is_empty() && self.active().is_none() {
-            return Ok(());
-        }
-        for pos in rest {
-            let old = self.state.id(pos);
-            let fill = Action { kind: ActionKind::Fill, ..Action::certain(pos, old, eos) };
-            self.state.act(step, &fill)?;
-            actions.push(fill);
-        }
-        self.blocks.iter_mut().for_each(|b| b.done = true);
-        self.ended = true;
-        self.stop = Some(Stop::EarlyStop).filter(|_| self.refine.is_none());
-        Ok(())
     }
 }

@@ -17,6 +17,8 @@
 //! A policy that judges written tokens without themselves (WINO) gets a shadow of the block behind the queries; a forward in
 //! which nothing of the block is written goes without.
 //!
+//! A window of finished blocks that are edited together (`window.rs`) is computed like a block, in sight of itself.
+//!
 //! With guidance every forward comes twice, first with the prompt masked, and computes everything from position 0:
 //! the two texts differ in their first positions, so they can share no cache.
 
@@ -37,7 +39,11 @@ pub(super) struct Pending {
 impl Decoder {
     /// Which forward the active block needs next.
     pub(super) fn plan_forward(&mut self, block: u32) -> Pending {
-        let range = self.state.block_range(block);
+        if self.judging() {
+            return self.plan_judging();
+        }
+        let window = self.window.as_ref().map(|w| w.range(&self.state));
+        let range = window.clone().unwrap_or_else(|| self.state.block_range(block));
         let revises = self.policy.revises();
         let in_block = |p: &u32| {
             self.state.is_masked(*p) || revises && matches!(self.state.status(*p), Status::Committed { .. })
@@ -101,12 +107,18 @@ impl Decoder {
         };
         let whole = if candidate.needs_rows(self.config.temperature) || self.policy.compares() || self.noised
         {
-            rows.iter().copied().filter(|p| range.contains(p)).collect()
+            let carried = |p: &u32| self.policy.carries() && self.state.is_masked(*p);
+            rows.iter().copied().filter(|p| range.contains(p) || carried(p)).collect()
         } else {
             Vec::new()
         };
         let shadow = if self.policy.leaves_out() { self.shadow(block, &rows) } else { None };
-        let rule = shadow.as_ref().and_then(|_| self.attention.shadow(first));
+        let shadowed = shadow.as_ref().and_then(|_| self.attention.shadow(first)).map(Into::into);
+        // blocks of a window see each other, and all that is cached stands before them
+        let joint = match window {
+            Some(_) if kind == StepKind::Denoise => Attention::Bidirectional,
+            _ => self.attention,
+        };
         let mut ids: Vec<u32> = queries.iter().map(|p| self.state.id(*p)).collect();
         let (kind, rows) = if guided && self.unguided.is_none() {
             let prompt = queries.iter().map(|p| self.state.status(*p) == Status::Prompt);
@@ -124,8 +136,8 @@ impl Decoder {
             step: self.step + u32::from(kind == StepKind::Check),
             ids,
             query_positions: queries,
-            rule: rule.map_or(self.attention.rule(), Into::into),
-            block_size: if self.attention == Attention::Bidirectional { 0 } else { self.config.block_size },
+            rule: shadowed.unwrap_or(joint.rule()),
+            block_size: if joint == Attention::Bidirectional { 0 } else { self.config.block_size },
             cache,
             compression: self.compression(),
             want: Want {

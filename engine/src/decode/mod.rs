@@ -5,7 +5,9 @@
 //! the decoder checks and applies them -> an event goes to the `Trajectory`.
 
 mod config;
+mod credit;
 mod decoder;
+mod denoise;
 mod drive;
 mod error;
 mod forward;
@@ -21,6 +23,7 @@ mod tests;
 pub mod trajectory;
 mod user;
 mod verify;
+mod window;
 pub mod wire;
 
 pub use config::{Attention, DecodeConfig, MAX_LENGTH};

@@ -1,14 +1,21 @@
-//! Rows whose logits came back whole: guidance, penalties, filters, and how much a row's distribution has moved.
+//! Rows whose logits came back whole: guidance, penalties, credit, filters, and how much a row's distribution has moved.
 //!
 //! The same code on every back end, on logits that differ by rounding alone.
+
+use std::ops::Range;
 
 use hilda_kernels::head::{Filter, RowHead, of_logits};
 use hilda_kernels::rng::{Rng, Stream};
 
-use super::{DecodeConfig, DecodeError, ForwardRequest, RowStats, State, policy::Candidate, policy::Eos};
+use super::{
+    DecodeConfig, DecodeError, ForwardRequest, RowStats, State,
+    credit::Credit,
+    policy::{Candidate, Eos, Side},
+};
 
 /// Statistics of the rows of `request.want.rows` with those of `request.want.whole` computed from their logits.
-/// `unguided` are the logits of the same rows without the prompt.
+/// `unguided` are the logits of the same rows without the prompt; `credit` is that of a block, at its positions, and takes
+/// this forward in.
 ///
 /// # Errors
 /// Not one logit for each token and whole row, or one that is no number.
@@ -18,6 +25,7 @@ pub(super) fn refined(
     request: &ForwardRequest,
     stats: &RowStats,
     unguided: Option<&[f32]>,
+    (block, credit): (Range<u32>, &mut Credit),
 ) -> Result<Vec<RowHead>, DecodeError> {
     let mut heads = stats.rows.clone();
     let c = config.policy.candidate;
@@ -34,6 +42,9 @@ pub(super) fn refined(
         }
         penalise(&c, state, *pos, &mut z);
         forbid(config, &mut z);
+        if c.credit != 0.0 && state.is_masked(*pos) && block.contains(pos) {
+            credit.count((pos - block.start) as usize, c.credit, c.credit_decay, &mut z);
+        }
         let current = request.query_positions.binary_search(pos).map_or(u32::MAX, |i| request.ids[i]);
         let key = [*pos, request.step, request.sequence, current];
         let at = want.rows.binary_search(pos).expect("whole rows are among the rows");
@@ -76,7 +87,10 @@ fn penalise(c: &Candidate, state: &State, pos: u32, z: &mut [f32]) {
         return;
     }
     let first = pos.saturating_sub(c.repetition_window);
-    let last = pos.saturating_add(c.repetition_window).min(state.len() - 1);
+    let last = match c.repetition_side {
+        Side::Both => pos.saturating_add(c.repetition_window).min(state.len() - 1),
+        Side::Left => pos,
+    };
     let near = |p: &u32| *p != pos && !state.is_masked(*p);
     let mut ids: Vec<u32> = (first..=last).filter(near).map(|p| state.id(p)).collect();
     ids.sort_unstable();

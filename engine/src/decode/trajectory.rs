@@ -68,6 +68,8 @@ pub enum StepKind {
     Search,
     /// predicts rows without an approximate cache, to measure what it costs
     Check,
+    /// reads a finished draft again, to choose what is written anew
+    Judge,
     /// no forward: the user acted
     User,
 }
@@ -120,7 +122,7 @@ pub struct StepRecord {
     pub actions: Vec<Action>,
     #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<Rule>,
-    /// the decoder, not the policy, chose (progress or step limit)
+    /// nothing passed the policy's test and the best row was written all the same, or the step limit was reached
     #[serde(rename = "f", default, skip_serializing_if = "is_false")]
     pub forced: bool,
     /// keys that a press dropped behind this forward, [layers, kv_heads]; one number where all of them lost as many
@@ -292,7 +294,7 @@ pub enum Stop {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ledger {
-    /// all of them: prefill + denoise + store + refresh + guide + search + check
+    /// all of them: prefill + denoise + store + refresh + guide + search + check + judge
     pub forwards: u32,
     pub prefill: u32,
     pub denoise: u32,
@@ -304,6 +306,8 @@ pub struct Ledger {
     pub search: u32,
     /// forwards that measure an approximate cache
     pub check: u32,
+    /// forwards that read a finished draft again
+    pub judge: u32,
     /// most positions whose keys and values were kept at once
     pub cache_positions: u32,
     /// most bytes of keys and values kept at once, measured where they lie; 0 where the driver did not say
@@ -319,7 +323,7 @@ pub struct Ledger {
     pub commits: u32,
     pub edits: u32,
     pub remasks: u32,
-    /// steps in which the decoder chose instead of the policy
+    /// steps in which nothing passed the policy's test, or that reached the step limit
     pub forced: u32,
     /// positions the user acted upon
     pub user: u32,
@@ -347,6 +351,7 @@ impl Ledger {
             StepKind::Guide => self.guide += 1,
             StepKind::Search => self.search += 1,
             StepKind::Check => self.check += 1,
+            StepKind::Judge => self.judge += 1,
             StepKind::User => {}
         }
         self.positions += step.queries as u64 + step.shadow as u64;

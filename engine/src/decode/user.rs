@@ -5,6 +5,7 @@
 
 use super::{
     Action, ActionKind, Attention, DecodeError, Decoder, Status,
+    credit::Credit,
     decoder::BlockRun,
     state::CERTAIN,
     trajectory::{CacheEvent, StepKind, StepRecord},
@@ -139,8 +140,12 @@ impl Decoder {
         for a in &record.actions {
             self.state.act(self.step, a)?;
         }
-        // what was computed without the prompt was computed of another text
+        // what was computed without the prompt was computed of another text, and so was what tokens were credited for
         self.unguided = None;
+        if record.actions.iter().any(|a| a.old != a.new) {
+            self.window = None;
+            self.blocks.iter_mut().for_each(|b| b.credit = Credit::default());
+        }
         self.record(&record, 0);
         Ok(record)
     }

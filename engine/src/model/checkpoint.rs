@@ -60,6 +60,9 @@ pub struct Serving {
     /// trained on corrupted visible tokens, so it can edit
     #[serde(default)]
     pub edits: bool,
+    /// trained on uniform noise alone: it never saw a mask, from which every decoder begins
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uniform: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -123,8 +126,14 @@ pub fn parse_config(text: &str) -> Result<(ModelConfig, Serving), CheckpointErro
     if let Some(id) = config.forbid.iter().find(|id| **id as usize >= config.vocab) {
         return Err(bad(format!("hilda.forbid: id {id} is outside the vocabulary of {}", config.vocab)));
     }
-    let serving =
-        |attention, block_size, shift| Serving { attention, block_size, shift, infill: false, edits: false };
+    let serving = |attention, block_size, shift| Serving {
+        attention,
+        block_size,
+        shift,
+        infill: false,
+        edits: false,
+        uniform: false,
+    };
     let native = match config.arch.family {
         Family::Dit | Family::Llada => {
             config.forbid = if hilda.is_none() { vec![config.mask_id] } else { config.forbid };
@@ -316,8 +325,14 @@ mod tests {
             .resolve(50, 1, 0, vec![1, 2])
             .unwrap()
     }
-    const SERVING: Serving =
-        Serving { attention: Attention::BlockCausal, block_size: 8, shift: true, infill: true, edits: true };
+    const SERVING: Serving = Serving {
+        attention: Attention::BlockCausal,
+        block_size: 8,
+        shift: true,
+        infill: true,
+        edits: true,
+        uniform: false,
+    };
 
     #[test]
     fn formats_round_trip() {

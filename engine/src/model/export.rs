@@ -11,7 +11,7 @@ use super::page::{self, PageDtype};
 use super::shards::INDEX;
 use super::{LoadedModel, Serving};
 use crate::config::{Family, ModelConfig};
-use crate::data::Tokenizer;
+use crate::data::{FREQUENCIES, Tokenizer};
 use crate::decode::Attention;
 use crate::files;
 
@@ -80,6 +80,7 @@ pub fn to_folder(
     if let Some(t) = tokenizer {
         contents.push(("tokenizer.json", t.json().to_vec()));
         contents.push(("tokenizer_config.json", tokenizer_config(t, c)));
+        contents.extend(t.frequencies().map(|f| (FREQUENCIES, f.json())));
     }
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(&partial)?;
@@ -115,8 +116,13 @@ pub fn to_page<E: From<ExportError>>(
         let one = |name: &str, bytes: &[u8]| io(&partial, put(&partial.join(name), bytes));
         let index = page::pieces(model, dtype, &one)?;
         one(INDEX, &serde_json::to_vec_pretty(&index).expect("plain data"))?;
-        one("config.json", page::config_json(&model.config, model.serving).as_bytes())?;
+        let frequencies = tokenizer.frequencies();
+        let config = page::config_json(&model.config, model.serving, frequencies.is_some());
+        one("config.json", config.as_bytes())?;
         one("tokenizer.json", tokenizer.json())?;
+        if let Some(frequencies) = frequencies {
+            one(FREQUENCIES, &frequencies.json())?;
+        }
         for (name, bytes) in more(&partial)? {
             one(name, &bytes)?;
         }
@@ -166,6 +172,7 @@ mod tests {
             shift: true,
             infill: false,
             edits: false,
+            uniform: false,
         };
         let json = checkpoint::config_json(&own, serving).replace("\"llama\"", &format!("{kind:?}"));
         let (mut config, serving) = parse_config(&json).unwrap();

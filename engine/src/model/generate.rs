@@ -58,6 +58,10 @@ pub enum GenerateError {
     TooLong { asked: usize, context: usize },
     #[error("tokenizer has {tokenizer} tokens, the model {model}")]
     Vocabulary { tokenizer: usize, model: usize },
+    #[error(
+        "this model was trained on uniform noise alone and never saw a mask, from which every policy begins: it cannot be decoded here"
+    )]
+    Uniform,
     #[error(transparent)]
     Decode(#[from] DecodeError),
     #[error(transparent)]
@@ -73,6 +77,24 @@ pub fn default_policy(serving: Serving) -> PolicySpec {
     }
 }
 
+/// What a model was not trained for and is asked all the same, in words: it is decoded, and does worse or nothing.
+pub fn remark(serving: Serving, policy: &PolicySpec, whole: bool) -> Option<&'static str> {
+    let reads = matches!(policy.method, Method::Edit { tau_edit: Some(_), .. } | Method::Remask { .. });
+    let blocks = serving.attention == Attention::BlockCausal;
+    match policy.method {
+        _ if reads && !serving.edits => Some(
+            "this model was not trained to edit: it is sure of what it reads, and words once written will rarely change",
+        ),
+        Method::DraftRefine { .. } if blocks && !serving.infill => Some(
+            "this model was not trained to see the whole text, which draft_refine shows it: expect the refined words to be worse",
+        ),
+        _ if whole && blocks && !serving.infill => {
+            Some("this model was not trained to see the whole text at once: expect weaker writing")
+        }
+        _ => None,
+    }
+}
+
 /// Everything a [`Decoder`] needs, checked against the model.
 pub fn decode_config(
     model: &ModelConfig,
@@ -82,6 +104,9 @@ pub fn decode_config(
 ) -> Result<DecodeConfig, GenerateError> {
     if !model.takes_tokenizer(tokenizer.vocab()) {
         return Err(GenerateError::Vocabulary { tokenizer: tokenizer.vocab(), model: model.vocab });
+    }
+    if serving.uniform {
+        return Err(GenerateError::Uniform);
     }
     let mut prompt = vec![model.eos_id];
     prompt.extend(tokenizer.encode(&r.prompt)?);

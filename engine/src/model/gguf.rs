@@ -246,8 +246,14 @@ pub fn read_config(content: &Content) -> Result<(ModelConfig, Serving), Checkpoi
         (true, _) => (Attention::Bidirectional, 0),
     };
     // a diffusion model without the key shifts, as llama.cpp assumes
-    let serving =
-        Serving { attention, block_size, shift: shift.unwrap_or(true), infill: false, edits: false };
+    let serving = Serving {
+        attention,
+        block_size,
+        shift: shift.unwrap_or(true),
+        infill: false,
+        edits: false,
+        uniform: false,
+    };
     Ok((config, serving))
 }
 
@@ -372,7 +378,7 @@ mod tests {
             (Attention::BlockCausal, 4, false),
             (Attention::Bidirectional, 0, false),
         ] {
-            m.serving = Serving { attention, block_size, shift, infill: false, edits: false };
+            m.serving = Serving { attention, block_size, shift, infill: false, edits: false, uniform: false };
             let mut file = Cursor::new(vec![]);
             save(&mut file, &m, GgufFormat::F32, None).unwrap();
             file.set_position(0);

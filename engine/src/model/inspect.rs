@@ -371,6 +371,7 @@ mod tests {
         shift: true,
         infill: false,
         edits: false,
+        uniform: false,
     };
 
     fn folder() -> (tempfile::TempDir, ModelConfig, Vec<f32>) {

@@ -193,12 +193,12 @@ impl Source {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             read => io(&path, read)?,
         };
-        let frequencies = match Frequencies::read(&json) {
-            Ok(f) if f.len() <= vocab => return Ok(Some(f)),
-            Ok(f) => format!("{} tokens, the embedding has {vocab} rows", f.len()),
-            Err(e) => e.to_string(),
+        let failed = |e: DataError| {
+            let message = e.to_string();
+            let message = message.strip_prefix("tokenizer.json: ").unwrap_or(&message);
+            SourceError::File { path: path.clone(), message: message.into() }
         };
-        Err(SourceError::File { path, message: frequencies })
+        Frequencies::read(&json, vocab).map(Some).map_err(failed)
     }
 
     /// How to choose between a fast and a slow policy, where the folder says so.

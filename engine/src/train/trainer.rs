@@ -104,6 +104,7 @@ pub fn serving_of(config: &RunConfig, phase: usize) -> Serving {
         shift: last.shift || last.objective == Objective::Ar,
         infill: block_size == 0 || sizes.contains(&0),
         edits: last.edits(),
+        uniform: last.hybrid.as_ref().is_some_and(|h| h.p_uniform == 1.0),
     }
 }
 

@@ -248,6 +248,7 @@ where
                 shift: false,
                 infill: true,
                 edits: false,
+                uniform: false,
             };
             hilda_engine::model::LoadedModel { config, serving, params }
         }

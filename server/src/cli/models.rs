@@ -119,12 +119,12 @@ fn frequencies(named: &Path, data: &Path) -> Result<(), CliError> {
     let in_data = |e: DataError| CliError::BadInput(format!("--data {}: {e}", data.display()));
     let documents = read_documents(data, &guess_format(data).map_err(in_data)?).map_err(in_data)?;
     let counts = count(&tokenizer, &documents).map_err(in_data)?;
-    Frequencies::of(&counts).map_err(in_data)?;
+    let frequencies = Frequencies::of(&counts).map_err(in_data)?;
     let path = folder.join(FREQUENCIES);
     let failed = |e| CliError::Failure(format!("{}: {e}", path.display()));
-    files::replace(&path, &Frequencies::json(&counts)).map_err(failed)?;
+    files::replace(&path, &frequencies.json()).map_err(failed)?;
     let seen = counts.iter().filter(|c| **c > 0).count();
-    let tokens: u64 = counts.iter().sum();
+    let tokens = frequencies.tokens();
     println!("{}: {tokens} tokens, {seen} of {} different ones", path.display(), counts.len());
     Ok(())
 }

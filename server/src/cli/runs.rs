@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use hilda_engine::data::FREQUENCIES;
 use hilda_engine::model::checkpoint::{self, Format};
 use hilda_engine::model::source::Source;
 use serde_json::json;
@@ -242,6 +243,10 @@ fn export(run: &RunFolder, out: &std::path::Path, step: Option<u64>, format: &st
             std::fs::copy(from.join(name), out.join(name)).map_err(fail)?;
             copied.push(name);
         }
+    }
+    crate::models::take_frequencies(&from, out)?;
+    if out.join(FREQUENCIES).is_file() {
+        copied.push(FREQUENCIES);
     }
     let (config, status) = (run.config()?, run.status()?);
     let card = json!({

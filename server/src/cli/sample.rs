@@ -25,7 +25,8 @@ pub struct Args {
     /// tokens after the prompt
     #[arg(long, default_value_t = 128)]
     pub length: usize,
-    /// policy as JSON, {"kind": "threshold", "tau": 0.9}, its name alone, or quality or speedy [default: the model's]
+    /// policy as JSON, {"kind": "threshold", "tau": 0.9}, its kind alone, or a preset by its paper's name: quality, llada,
+    /// dream, klass, wino, remdm-loop, ... (docs/decoding.md) [default: the model's]
     #[arg(long)]
     pub policy: Option<String>,
     #[arg(long, default_value_t = 0.0)]
@@ -56,15 +57,9 @@ pub fn open_switch(named: &Path, policy: Option<PolicySpec>) -> Result<Option<Ar
     library::switch(&library::place(&data_dir(), named)).map_err(|e| CliError::BadInput(e.to_string()))
 }
 
-/// A policy from its name, its JSON, or the name of a preset: quality, speedy.
+/// A policy from its JSON, or by the name of a kind or of a preset ([`hilda_engine::decode::policy::Preset`]).
 pub fn parse_policy(text: &str) -> Result<PolicySpec, CliError> {
-    match text {
-        "quality" => return Ok(PolicySpec::quality()),
-        "speedy" => return Ok(PolicySpec::speedy()),
-        _ => {}
-    }
-    let json =
-        if text.trim_start().starts_with('{') { text.to_string() } else { format!("{{\"kind\": {text:?}}}") };
+    let json = if text.trim_start().starts_with('{') { text.to_string() } else { format!("{text:?}") };
     let spec: PolicySpec =
         serde_json::from_str(&json).map_err(|e| CliError::BadInput(format!("--policy {text}: {e}")))?;
     spec.validate().map_err(|e| CliError::BadInput(format!("--policy: {e}")))?;
@@ -94,6 +89,7 @@ fn write(
             StepKind::Guide => "guide",
             StepKind::Search => "search",
             StepKind::Check => "check",
+            StepKind::Judge => "judge",
             StepKind::User => "user",
         };
         *seconds.entry(kind).or_insert(0.0) += last.elapsed().as_secs_f64();
@@ -113,6 +109,10 @@ pub fn run(args: Args) -> Result<(), CliError> {
     let (model, tokenizer) = open_model(&args.model)?;
     let serving = model.serving;
     let switch = open_switch(&args.model, policy)?;
+    let asked = policy.unwrap_or_else(|| generate::default_policy(serving));
+    if let Some(remark) = generate::remark(serving, &asked, args.whole) {
+        eprintln!("{remark}");
+    }
     let weights = Arc::new(Weights::of(model));
     for i in 0..args.count {
         let request = Request {

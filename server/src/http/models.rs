@@ -11,6 +11,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use hilda_engine::data::FREQUENCIES;
 use hilda_engine::model::{page, shards::INDEX};
 use serde_json::{Value, json};
 
@@ -102,7 +103,7 @@ fn answer(etag: String, cache: &'static str, name: &str, bytes: Option<Vec<u8>>)
     }
 }
 
-/// `config.json` and `tokenizer.json` of any model; index and pieces of one that the page can hold.
+/// `config.json` and `tokenizer.json` of any model, `frequencies.json` of one that has it; index and pieces of one that the page can hold.
 fn page_file(
     s: &AppState,
     id: &str,
@@ -112,8 +113,10 @@ fn page_file(
 ) -> Result<Response, Problem> {
     let piece = name.strip_prefix("model-").and_then(|n| n.strip_suffix(".safetensors"));
     let is_piece = piece.is_some_and(|n| n.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
-    if !["config.json", "tokenizer.json", INDEX].contains(&name) && !is_piece {
-        let detail = format!("the files of a model are config.json, tokenizer.json, {INDEX} and its pieces");
+    if !["config.json", "tokenizer.json", FREQUENCIES, INDEX].contains(&name) && !is_piece {
+        let detail = format!(
+            "the files of a model are config.json, tokenizer.json, {FREQUENCIES}, {INDEX} and its pieces"
+        );
         return Err(Problem::not_found(detail));
     }
     let etag = etag(&place, name);
@@ -127,8 +130,16 @@ fn page_file(
     };
     let bytes = match name {
         "config.json" => {
-            let (config, serving, _) = head()?;
-            page::config_json(&config, serving).into_bytes()
+            let (config, serving, tokenizer) = head()?;
+            page::config_json(&config, serving, tokenizer.frequencies().is_some()).into_bytes()
+        }
+        FREQUENCIES => {
+            let none = || {
+                Problem::not_found(format!(
+                    "the model {id} has no {FREQUENCIES}: hilda models frequencies {id} --data TEXT writes one"
+                ))
+            };
+            head()?.2.frequencies().ok_or_else(none)?.json()
         }
         "tokenizer.json" => head()?.2.json().to_vec(),
         _ => {

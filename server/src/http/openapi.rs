@@ -40,7 +40,7 @@ const OPERATIONS: &[Operation] = &[
     (
         "get",
         "/api/runs/{id}/model/{file}",
-        "A file of the newest checkpoint for the page: config.json, tokenizer.json, model.safetensors.index.json, its \
+        "A file of the newest checkpoint for the page: config.json, tokenizer.json, frequencies.json where it has one, model.safetensors.index.json, its \
          pieces, or model.safetensors (int8 rows)",
         &[],
         "",
@@ -67,7 +67,7 @@ const OPERATIONS: &[Operation] = &[
     (
         "get",
         "/api/models/{org}/{name}/{file}",
-        "A file of a pulled model for the page: config.json, tokenizer.json, model.safetensors.index.json, its pieces",
+        "A file of a pulled model for the page: config.json, tokenizer.json, frequencies.json where it has one, model.safetensors.index.json, its pieces",
         &[],
         "",
         200,

@@ -76,6 +76,7 @@ pub fn publish(
             let bytes = crate::models::page_file(&from, name)?;
             write_atomic(&to.join(name), &bytes)?;
         }
+        crate::models::take_frequencies(&from, &to)?;
     }
     entries.retain(|e| e.slug != result.slug);
     entries.insert(

@@ -309,6 +309,28 @@ async fn impossible_completions_name_the_field() {
             422,
             "diffusion.policy",
         ),
+        // a template longer than the context
+        (
+            json!({ "prompt": format!("Once {} cat", "_".repeat(60)), "diffusion": { "holes": true } }),
+            422,
+            "prompt",
+        ),
+        // what this model's folder, or another parameter, does not allow
+        (json!({ "diffusion": { "policy": "pc-sampler" } }), 422, "diffusion.policy"),
+        (json!({ "stream": true, "diffusion": { "policy": "pc-sampler" } }), 422, "diffusion.policy"),
+        (json!({ "diffusion": { "policy": "fast-dllm-dual" } }), 422, "diffusion.policy"),
+        (
+            json!({ "diffusion": { "policy": { "kind": "edit", "window": 2, "guidance": 1.0 } } }),
+            422,
+            "diffusion.policy",
+        ),
+        (json!({ "diffusion": { "policy": { "kind": "best_of", "credit": 0.7 } } }), 422, "diffusion.policy"),
+        (
+            json!({ "diffusion": { "policy": { "kind": "remdm_quota", "remasked": 0 } } }),
+            422,
+            "diffusion.policy",
+        ),
+        (json!({ "temperature": 1.5, "diffusion": { "policy": "eb-sampler" } }), 422, "temperature"),
     ] {
         let mut ask = json!({ "model": ID, "prompt": "Once", "max_tokens": 8 });
         for (k, v) in change.as_object().unwrap() {
@@ -321,6 +343,14 @@ async fn impossible_completions_name_the_field() {
     assert_eq!(assert_problem(&r, 400)["field"], "prompt");
     let r = s.post("/v1/completions", json!({ "model": ID, "prompt": "a", "diffusion": { "tau": 1 } })).await;
     assert_problem(&r, 400);
+    for (policy, word) in
+        [(json!("winoo"), "wino"), (json!({ "kind": "winoo" }), "winoo"), (json!(3), "policy")]
+    {
+        let ask = json!({ "model": ID, "prompt": "a", "diffusion": { "policy": policy } });
+        let r = s.post("/v1/completions", ask).await;
+        let detail = assert_problem(&r, 400)["detail"].to_string();
+        assert!(detail.contains(word), "{detail}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -356,6 +386,78 @@ async fn text_after_a_hole_stays_as_it_was_given() {
     assert!(record.header.config.fixed.is_empty());
 }
 
+/// A paper's preset by its name; a threshold that never fires writes all the same and says so; what a model was not trained for
+/// is done and remarked, and one that knows no masks is refused by name.
+#[tokio::test(flavor = "multi_thread")]
+async fn presets_remarks_and_thresholds_that_never_fire() {
+    let s = site();
+    let ask = |policy: Value| json!({ "model": ID, "prompt": "Once", "max_tokens": 12, "diffusion": { "policy": policy } });
+    let answer = s.post("/v1/completions", ask(json!("wino"))).await.json();
+    assert_eq!(answer["diffusion"]["policy"]["kind"], "wino", "{answer}");
+    let answer = s.post("/v1/completions", ask(json!({ "kind": "threshold", "tau": 1.0 }))).await.json();
+    let d = &answer["diffusion"];
+    assert_eq!(d["ledger"]["forced"], d["ledger"]["denoise"], "{answer}");
+    assert!(d["ledger"]["denoise"].as_u64().unwrap() > 3);
+    let answer = s.post("/v1/completions", ask(json!("quality"))).await.json();
+    assert!(answer["diffusion"]["remark"].is_null(), "it was trained to edit: {answer}");
+
+    let config = s.data.path().join(format!("runs/{ID}/ckpt/step-7/config.json"));
+    let text = fs::read_to_string(&config).unwrap();
+    let with = |from: &str, to: &str| {
+        let other = Site::local();
+        add_model(other.data.path(), ID);
+        assert!(text.contains(from), "{text}");
+        let config = other.data.path().join(format!("runs/{ID}/ckpt/step-7/config.json"));
+        fs::write(config, text.replace(from, to)).unwrap();
+        other
+    };
+    let masks_alone = with("\"edits\": true", "\"edits\": false");
+    for stream in [false, true] {
+        let mut ask = ask(json!("quality"));
+        ask["stream"] = stream.into();
+        let answer = masks_alone.post("/v1/completions", ask).await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.body.contains("not trained to edit"), "{}", answer.body);
+    }
+    let uniform = with("\"edits\": true", "\"edits\": true, \"uniform\": true");
+    let r = uniform.post("/v1/completions", ask(json!("threshold"))).await;
+    let problem = assert_problem(&r, 422);
+    assert_eq!(problem["field"], "model");
+    assert!(problem["detail"].as_str().unwrap().contains("never saw a mask"), "{problem}");
+}
+
+/// Token frequencies travel with a model: its configuration names them, and what is no such file is said by name.
+#[tokio::test(flavor = "multi_thread")]
+async fn frequencies_travel_with_a_model() {
+    use hilda_engine::data::{FREQUENCIES, Frequencies};
+    let s = site();
+    let base = format!("/api/runs/{ID}/model/");
+    let config = s.get(&format!("{base}config.json")).await.body;
+    assert!(!hilda_engine::model::page::has_frequencies(&config));
+    let none = assert_problem(&s.get(&format!("{base}{FREQUENCIES}")).await, 404);
+    assert!(none["detail"].as_str().unwrap().contains("hilda models frequencies"), "{none}");
+
+    let known = Site::local();
+    add_model(known.data.path(), ID);
+    let folder = known.data.path().join(format!("runs/{ID}/ckpt/step-7"));
+    let counted = Frequencies::of(&[3, 0, 5, 7]).unwrap();
+    fs::write(folder.join(FREQUENCIES), counted.json()).unwrap();
+    let config = known.get(&format!("{base}config.json")).await.body;
+    assert!(hilda_engine::model::page::has_frequencies(&config), "{config}");
+    let bytes = known.bytes(&format!("{base}{FREQUENCIES}")).await;
+    assert_eq!(Frequencies::read(&bytes, 4).unwrap(), counted);
+    let ask =
+        json!({ "model": ID, "prompt": "Once", "max_tokens": 8, "diffusion": { "policy": "pc-sampler" } });
+    assert_eq!(known.post("/v1/completions", ask).await.status, 200);
+
+    let damaged = Site::local();
+    add_model(damaged.data.path(), ID);
+    let folder = damaged.data.path().join(format!("runs/{ID}/ckpt/step-7"));
+    fs::write(folder.join(FREQUENCIES), r#"{"tokens": 9, "counts": [1]}"#).unwrap();
+    let problem = assert_problem(&damaged.get(&format!("{base}{FREQUENCIES}")).await, 500);
+    assert!(problem["detail"].as_str().unwrap().contains(FREQUENCIES), "{problem}");
+}
+
 /// Whatever the table lists can be asked for, and its cost comes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_policy_writes_over_http() {
@@ -381,6 +483,9 @@ fn a_result_is_published_as_a_folder() {
     let data = data_folder();
     add_model(data.path(), ID);
     let out = data.path().join("site");
+    let counted = hilda_engine::data::Frequencies::of(&[3, 0, 5]).unwrap();
+    let frequencies = format!("runs/{ID}/ckpt/step-7/{}", hilda_engine::data::FREQUENCIES);
+    fs::write(data.path().join(frequencies), counted.json()).unwrap();
     let publish = |extra: &[&str]| {
         let ended = Command::new(env!("CARGO_BIN_EXE_hilda"))
             .args(["runs", "publish", ID, "--json", "--out"])
@@ -404,6 +509,8 @@ fn a_result_is_published_as_a_folder() {
     assert_eq!(result["slug"], slug.as_str());
     let config = fs::read_to_string(folder.join("model/config.json")).unwrap();
     checkpoint::load(&config, &fs::read(folder.join("model/model.safetensors")).unwrap()).unwrap();
+    assert!(hilda_engine::model::page::has_frequencies(&config), "{config}");
+    assert_eq!(fs::read(folder.join("model/frequencies.json")).unwrap(), counted.json());
     assert!(folder.join("run.toml").is_file());
     // again: the same address; another title: another one
     assert!(publish(&[]).1.contains(&slug));

@@ -159,8 +159,14 @@ fn write_model(folder: &Path) {
     let s = tokenizer.specials();
     let spec = ModelSpec { size: Some("tiny".into()), context: Some(48), ..Default::default() };
     let config = spec.resolve(tokenizer.vocab(), s.mask, s.eos, tokenizer.forbid()).unwrap();
-    let serving =
-        Serving { attention: Attention::BlockCausal, block_size: 8, shift: true, infill: true, edits: true };
+    let serving = Serving {
+        attention: Attention::BlockCausal,
+        block_size: 8,
+        shift: true,
+        infill: true,
+        edits: true,
+        uniform: false,
+    };
     let params = Layout::new(&config).init(&config, 5);
     fs::create_dir_all(folder).unwrap();
     fs::write(folder.join("config.json"), checkpoint::config_json(&config, serving)).unwrap();

@@ -3,7 +3,7 @@
 use super::dial::{Parameter, choice, flag, number, optional};
 
 /// What every policy takes ([`super::Candidate`], [`super::Caching`]).
-pub(super) static COMMON: [Parameter; 16] = [
+pub(super) static COMMON: [Parameter; 19] = [
     optional(number(
         "top_k",
         "tokens",
@@ -28,7 +28,13 @@ pub(super) static COMMON: [Parameter; 16] = [
         0.1,
         "how much less likely a word is made where the same word stands near; 0 = off",
     ),
-    number("repetition_window", "positions", "1", (1.0, 64.0), 1.0, "how far near reaches, on both sides"),
+    number("repetition_window", "positions", "1", (1.0, 64.0), 1.0, "how far near reaches"),
+    choice(
+        "repetition_side",
+        "\"both\"",
+        &["both", "left"],
+        "where near is: on both sides of a word, or before it",
+    ),
     number(
         "guidance",
         "",
@@ -36,6 +42,22 @@ pub(super) static COMMON: [Parameter; 16] = [
         (-1.0, 4.0),
         0.1,
         "how much more the prompt counts, at the price of a second forward without it; 0 = off, -1 = the prompt does not count",
+    ),
+    number(
+        "credit",
+        "",
+        "0",
+        (0.0, 4.0),
+        0.05,
+        "how much more a word is trusted that was the most probable one before, forward after forward (CreditDecoding); 0 = off, dInfer takes 0.7",
+    ),
+    number(
+        "credit_decay",
+        "share",
+        "0.8",
+        (0.0, 1.0),
+        0.01,
+        "how much of that trust is left after a forward",
     ),
     choice(
         "confidence",

@@ -14,8 +14,31 @@
 //! Guard against oscillation (ours, not the paper's): a position may come back to a token it held before at most
 //! `max_returns` times since its block was opened.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Action, ActionKind, EditFired, Row, View};
 use crate::decode::Status;
+
+/// Which finished blocks are opened again with the one that was just finished.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    /// those before it
+    #[default]
+    Adjacent,
+    /// the most uncertain ones
+    Surprisal,
+}
+
+/// Editing over the border of a block (Multi-Block Editing, arXiv 2607.22663).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// edited together, the finished one included
+    pub blocks: u32,
+    /// forwards at most
+    pub passes: u32,
+    pub by: Reach,
+}
 
 /// Written rows of the active block that now prefer another token with a probability above `tau`.
 fn doubtful<'a>(view: &'a View, tau: f32) -> impl Iterator<Item = &'a Row<'a>> {

@@ -3,8 +3,10 @@
 //! best ones by the quota of fixed steps.
 //!
 //! History begins with the block: the first forward of a block has nothing to compare with, so that nothing is ready
-//! before its (n + 1)-th. (The official code keeps distributions of the whole text over block changes; that needs forwards
-//! over the whole text.) Both comparisons are strict.
+//! before its (n + 1)-th. With `carry` it goes over to later blocks, as in the official code, wherever forwards compute their
+//! rows: with the whole text in sight and no cache, or a cache that computes what follows. Then a block's n-th forward is the
+//! first in which a row may be ready. That asks for the logits of every masked position of the text. Both comparisons are
+//! strict.
 
 use super::{
     Fired, View,
@@ -22,6 +24,8 @@ pub struct Stable {
     pub history: u32,
     /// fixed steps where none is ready; 0 = one token
     pub steps: u32,
+    /// history goes over to later blocks
+    pub carry: bool,
 }
 
 pub(super) fn stable(ranked: &Ranked, s: Stable, view: &View) -> Chosen {
@@ -30,8 +34,10 @@ pub(super) fn stable(ranked: &Ranked, s: Stable, view: &View) -> Chosen {
     let lead = |i: usize| {
         let row = ranked.rows[i].0;
         let settled = match row.kl.len().checked_sub(n) {
-            Some(from) => row.kl[from..].iter().map(|kl| s.epsilon - kl).fold(f32::INFINITY, f32::min),
-            None => f32::NEG_INFINITY,
+            Some(from) if view.block_step as usize + 1 >= n => {
+                row.kl[from..].iter().map(|kl| s.epsilon - kl).fold(f32::INFINITY, f32::min)
+            }
+            _ => f32::NEG_INFINITY,
         };
         settled.min(row.p_max() - s.tau)
     };

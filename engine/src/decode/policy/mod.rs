@@ -9,6 +9,7 @@
 mod ancestral;
 mod caching;
 mod candidate;
+mod combination;
 mod common;
 mod compression;
 mod dial;
@@ -19,8 +20,10 @@ mod klass;
 mod left_to_right;
 mod parameters;
 mod parts;
+mod preset;
 mod quota;
 mod remdm;
+mod revisit;
 mod score;
 mod spec;
 mod threshold;
@@ -28,15 +31,19 @@ mod wino;
 
 pub use ancestral::AncestralForm;
 pub use caching::{CacheMode, Caching};
-pub use candidate::{Candidate, Confidence, Eos};
+pub use candidate::{Candidate, Confidence, Eos, Side};
+pub use combination::PolicySpec;
 pub use compression::{Compression, Press, SINKS, Storage};
 pub use dial::{Parameter, PolicyInfo};
+pub use edit::{Reach, Windows};
 pub use klass::Stable;
 pub use parts::{Parts, Revision, Selection};
+pub use preset::Preset;
 pub use quota::Schedule;
 pub use remdm::{Moment, Remdm, Variant};
+pub use revisit::{Between, Revisit};
 pub use score::Score;
-pub use spec::{Method, PolicyError, PolicySpec};
+pub use spec::{Method, PolicyError};
 
 use hilda_kernels::head::RowHead;
 use serde::{Deserialize, Serialize};
@@ -181,6 +188,12 @@ pub enum Fired {
     EntropyBound { gamma: f32, n: u32, sum: f32 },
     /// rows that have settled (0: the quota was written)
     Klass { tau: f32, epsilon: f32, ready: u32 },
+    /// k rows in one of the extra steps that look again
+    Revisit { step: u32, of: u32, k: u32 },
+    /// a finished draft was read again: `n` of its `of` tokens are masked
+    Judged { n: u32, of: u32 },
+    /// a pass over `blocks` finished blocks together, the earliest of them `first`
+    Window { first: u32, blocks: u32, pass: u32 },
     /// a forward of a search
     Search(SearchFired),
     /// cell of ReMDM's grid, the share of written positions at its end and the chance to be masked again in it
@@ -189,6 +202,19 @@ pub enum Fired {
     NoiseRemoval { n: u32 },
     /// the step limit was reached: everything masked takes its most probable token
     Capped { n: u32 },
+}
+
+impl Fired {
+    /// Did no row pass the policy's test, so that what was best was written all the same, or was the step limit reached?
+    pub(super) fn missed(&self) -> bool {
+        match self {
+            Fired::Threshold { above, .. } | Fired::Wide { above, .. } => *above == 0,
+            Fired::Hierarchical { above, runs, .. } => above + runs == 0,
+            Fired::Klass { ready, .. } => *ready == 0,
+            Fired::Capped { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// Values of the revision's test; remasks count as edits.
@@ -256,6 +282,11 @@ pub trait Policy: std::fmt::Debug + Send + Sync {
     fn stirs(&self, _cell: u32, _moment: &Moment) -> bool {
         true
     }
+    /// Written positions of the block to be masked before its next forward, and by how much each choice was won. Asked after
+    /// every forward of the block; no model output enters but the probabilities that tokens were written with.
+    fn again(&self, _between: &Between) -> Vec<(u32, f32)> {
+        Vec::new()
+    }
     /// Does it ask for the probability of written tokens given all but themselves? That needs a shadow of the block.
     fn leaves_out(&self) -> bool {
         false
@@ -263,5 +294,13 @@ pub trait Policy: std::fmt::Debug + Send + Sync {
     /// Does it ask how far distributions moved since the forward before? That needs whole rows.
     fn compares(&self) -> bool {
         false
+    }
+    /// Does it ask that of later blocks as well, where their rows are computed?
+    fn carries(&self) -> bool {
+        false
+    }
+    /// Does it edit finished blocks together?
+    fn windows(&self) -> Option<Windows> {
+        None
     }
 }

@@ -4,8 +4,9 @@
 use hilda_kernels::rng::{Rng, Stream};
 
 use super::{
-    Action, ActionKind, Eos, Fired, Moment, Plan, Policy, Remdm, Row, Rule, Schedule, Score, Stable, View,
-    ancestral, edit, entropy_bound, hierarchical, klass, quota, threshold, wino,
+    Action, ActionKind, Between, Eos, Fired, Moment, Plan, Policy, Remdm, Revisit, Row, Rule, Schedule,
+    Score, Stable, View, Windows, ancestral, edit, entropy_bound, hierarchical, klass, quota, threshold,
+    wino,
 };
 use crate::decode::state::CERTAIN;
 
@@ -43,6 +44,7 @@ pub enum Revision {
         tau_edit: f32,
         max_post: u32,
         max_returns: Option<u32>,
+        windows: Option<Windows>,
     },
     /// see [`edit`]
     Remask {
@@ -54,6 +56,8 @@ pub enum Revision {
     Narrow {
         tau: f32,
     },
+    /// see [`Revisit`]; of the even quota
+    Revisit(Revisit),
 }
 
 /// A policy from its parts.
@@ -132,7 +136,10 @@ impl Policy for Parts {
                 let rng = Rng::new(view.seed, Stream::Order, view.sequence);
                 ancestral::time_grid(&ranked, cells, |pos| rng.uniform(ancestral::TIME_STEP, pos, 0))
             }
-            Selection::Quota { steps, schedule: Schedule::Even } => quota::quota(&ranked, steps, view),
+            Selection::Quota { steps, schedule: Schedule::Even } => match self.revision {
+                Revision::Revisit(revisit) => revisit.chosen(&ranked, steps, view),
+                _ => quota::quota(&ranked, steps, view),
+            },
             Selection::Quota { steps, schedule: Schedule::Dream } => quota::dream(&ranked, steps, view),
             Selection::Threshold { tau } => threshold::above(&ranked, tau),
             Selection::Wide { tau } => {
@@ -150,7 +157,7 @@ impl Policy for Parts {
             .map(|(i, margin)| ranked.rows[*i].0.commit(view.temperature, *margin))
             .collect();
         let edit = match self.revision {
-            Revision::None => None,
+            Revision::None | Revision::Revisit(_) => None,
             Revision::Edit { tau_edit, max_returns, .. } => {
                 let (edits, fired) = edit::edits(view, tau_edit, max_returns);
                 actions.extend(edits);
@@ -172,7 +179,7 @@ impl Policy for Parts {
     }
 
     fn revises(&self) -> bool {
-        self.post_budget() > 0 || self.cells().is_some() || self.leaves_out()
+        self.revision != Revision::None || self.cells().is_some()
     }
 
     fn cells(&self) -> Option<u32> {
@@ -193,13 +200,31 @@ impl Policy for Parts {
         matches!(self.revision, Revision::Narrow { .. })
     }
 
+    fn again(&self, between: &Between) -> Vec<(u32, f32)> {
+        match (self.revision, self.selection) {
+            (Revision::Revisit(revisit), Selection::Quota { steps, .. }) => revisit.masked(steps, between),
+            _ => Vec::new(),
+        }
+    }
+
     fn compares(&self) -> bool {
         matches!(self.selection, Selection::Klass(_))
     }
 
+    fn carries(&self) -> bool {
+        matches!(self.selection, Selection::Klass(Stable { carry: true, .. }))
+    }
+
+    fn windows(&self) -> Option<Windows> {
+        match self.revision {
+            Revision::Edit { windows, .. } => windows,
+            _ => None,
+        }
+    }
+
     fn post_budget(&self) -> u32 {
         match self.revision {
-            Revision::None | Revision::Narrow { .. } => 0,
+            Revision::None | Revision::Narrow { .. } | Revision::Revisit(_) => 0,
             Revision::Edit { max_post, .. } | Revision::Remask { max_post, .. } => max_post,
         }
     }

@@ -25,11 +25,25 @@ pub enum Schedule {
     Dream,
 }
 
+/// Steps of a block of `m0` masks that was asked to take `steps`.
+pub(super) fn steps(steps: u32, m0: u32) -> u32 {
+    if steps == 0 { m0 } else { steps.min(m0) }.max(1)
+}
+
+/// Tokens of step `s` of `steps`.
+pub(super) fn share(m0: u32, steps: u32, s: u32) -> u32 {
+    m0 / steps + (s < m0 % steps) as u32
+}
+
 pub(super) fn quota(ranked: &Ranked, steps: u32, view: &View) -> Chosen {
-    let (m0, s) = (view.masked_at_start, view.block_step);
-    let steps = if steps == 0 { m0 } else { steps.min(m0) }.max(1);
-    let masked = ranked.len() as u32;
-    let k = if s + 1 >= steps { masked } else { m0 / steps + (s < m0 % steps) as u32 };
+    quota_at(ranked, steps, view.block_step, view)
+}
+
+/// The quota of step `s`.
+pub(super) fn quota_at(ranked: &Ranked, asked: u32, s: u32, view: &View) -> Chosen {
+    let m0 = view.masked_at_start;
+    let (steps, masked) = (steps(asked, m0), ranked.len() as u32);
+    let k = if s + 1 >= steps { masked } else { share(m0, steps, s) };
     Chosen::best(ranked, k as usize, Fired::Quota { k: k.min(masked), masked })
 }
 

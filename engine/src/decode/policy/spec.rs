@@ -1,16 +1,13 @@
-//! Policies by name, as recipes, URLs and trajectories spell them: `{"kind": "edit", "tau_mask": 0.7, ...}`.
+//! Methods by name, as recipes, URLs and trajectories spell them: `{"kind": "edit", "tau_mask": 0.7, ...}`.
 //! Missing parameters take their defaults; unknown ones are refused.
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Serialize};
 
 use super::{
-    AncestralForm, Caching, Candidate, Eos, Parts, Remdm, Revision, Schedule, Score, Selection, Stable,
-    Variant, left_to_right::LEFT_TO_RIGHT,
+    AncestralForm, Eos, Parts, Reach, Remdm, Revision, Revisit, Schedule, Score, Selection, Stable, Variant,
+    Windows, left_to_right::LEFT_TO_RIGHT,
 };
-use crate::decode::{
-    refine::{Choose, Refine},
-    search::RankBy,
-};
+use crate::decode::{refine::Choose, search::RankBy};
 
 /// A parameter out of its range.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -90,6 +87,9 @@ pub enum Method {
         /// where no row is ready; 0 = one token a forward
         #[serde(default)]
         steps_per_block: u32,
+        /// history goes over to later blocks
+        #[serde(default)]
+        carry: bool,
         #[serde(default = "top_prob")]
         score: Score,
     },
@@ -105,6 +105,13 @@ pub enum Method {
         /// null = no guard
         #[serde(default = "returns")]
         max_returns: Option<u32>,
+        /// blocks edited together once the last of them is finished; 1 = each for itself
+        #[serde(default = "one")]
+        window: u32,
+        #[serde(default = "five")]
+        window_passes: u32,
+        #[serde(default)]
+        window_by: Reach,
         #[serde(default = "top_prob")]
         score: Score,
     },
@@ -144,6 +151,22 @@ pub enum Method {
         t_off: f32,
         #[serde(default = "alpha_on")]
         alpha_on: f32,
+    },
+    /// fixed steps, and near a block's end extra ones that write its least sure tokens again
+    RemdmQuota {
+        /// 0 = as many as there are masks
+        #[serde(default)]
+        steps_per_block: u32,
+        #[serde(default = "eight")]
+        extra_steps: u32,
+        /// tokens masked before each extra step, and written in it
+        #[serde(default = "one")]
+        remasked: u32,
+        /// share of a block that is written before
+        #[serde(default = "seven_eighths")]
+        from: f32,
+        #[serde(default = "top_prob")]
+        score: Score,
     },
     /// threshold in blocks, then the least sure tokens anew in sight of everything
     DraftRefine {
@@ -231,8 +254,14 @@ fn alpha_on() -> f32 {
 fn fifty() -> f32 {
     50.0
 }
+fn seven_eighths() -> f32 {
+    0.875
+}
 fn quarter() -> f32 {
     0.25
+}
+fn five() -> u32 {
+    5
 }
 fn four() -> u32 {
     4
@@ -277,99 +306,6 @@ fn entropy() -> Score {
     Score::Entropy
 }
 
-/// A decoding policy: a method and the candidates it works with. In JSON one object: `{"kind": "threshold", "tau": 0.7,
-/// "top_p": 0.95}`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct PolicySpec {
-    #[serde(flatten)]
-    pub method: Method,
-    #[serde(flatten)]
-    pub candidate: Candidate,
-    #[serde(flatten)]
-    pub caching: Caching,
-}
-
-impl From<Method> for PolicySpec {
-    fn from(method: Method) -> Self {
-        PolicySpec { method, candidate: Candidate::default(), caching: Caching::default() }
-    }
-}
-
-impl<'de> Deserialize<'de> for PolicySpec {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let mut method = serde_json::Map::deserialize(d)?;
-        let mut part = |names: &[&str]| {
-            let known = names.iter().filter_map(|n| Some((n.to_string(), method.remove(*n)?)));
-            serde_json::Value::Object(known.collect())
-        };
-        let (candidate, caching) = (part(&Candidate::NAMES), part(&Caching::NAMES));
-        let candidate = serde_json::from_value(candidate).map_err(D::Error::custom)?;
-        let caching = serde_json::from_value(caching).map_err(D::Error::custom)?;
-        let method = serde_json::from_value(method.into()).map_err(D::Error::custom)?;
-        Ok(PolicySpec { method, candidate, caching })
-    }
-}
-
-impl Default for PolicySpec {
-    fn default() -> Self {
-        Method::Threshold { tau: tau(), score: top_prob() }.into()
-    }
-}
-
-impl PolicySpec {
-    /// LLaDA 2.1, "Quality" (model card): tau_mask 0.7, tau_edit 0.5.
-    pub fn quality() -> PolicySpec {
-        Method::Edit {
-            tau_mask: tau_quality(),
-            tau_edit: tau_edit(),
-            max_post: post(),
-            max_returns: returns(),
-            score: top_prob(),
-        }
-        .into()
-    }
-    /// LLaDA 2.1, "Speedy" (model card): tau_mask 0.5, tau_edit 0 (edit whenever the argmax differs).
-    pub fn speedy() -> PolicySpec {
-        Method::Edit {
-            tau_mask: 0.5,
-            tau_edit: Some(0.0),
-            max_post: post(),
-            max_returns: returns(),
-            score: top_prob(),
-        }
-        .into()
-    }
-    /// The name in recipes and URLs.
-    pub fn kind(&self) -> &'static str {
-        self.method.kind()
-    }
-
-    /// Refuses parameters out of range.
-    pub fn validate(&self) -> Result<(), PolicyError> {
-        self.method.validate()?;
-        self.candidate.validate(self.kind())?;
-        self.caching.validate(self.kind())
-    }
-
-    /// The pass behind the draft, if the method has one.
-    pub(in crate::decode) fn refine(&self) -> Option<Refine> {
-        match self.method {
-            Method::DraftRefine { gamma, refine_tau: tau, choose, .. } => {
-                let method = Method::Threshold { tau, score: Score::TopProb };
-                let policy = Parts { eos: self.candidate.eos, ..method.parts() };
-                Some(Refine { gamma, choose, policy })
-            }
-            _ => None,
-        }
-    }
-
-    /// The policy at work.
-    pub fn build(&self) -> Result<Parts, PolicyError> {
-        self.validate()?;
-        Ok(Parts { eos: self.candidate.eos, ..self.method.parts() })
-    }
-}
-
 impl Method {
     /// The name in recipes and URLs.
     pub fn kind(&self) -> &'static str {
@@ -385,6 +321,7 @@ impl Method {
             Method::Remask { .. } => "remask",
             Method::Wino { .. } => "wino",
             Method::Remdm { .. } => "remdm",
+            Method::RemdmQuota { .. } => "remdm_quota",
             Method::DraftRefine { .. } => "draft_refine",
             Method::BestOf { .. } => "best_of",
             Method::OrderTokenSearch { .. } => "order_token_search",
@@ -440,9 +377,12 @@ impl Method {
                 check("history", history as f64, fits, "from 1 to 16 forwards")?;
                 score(s)
             }
-            Method::Edit { tau_mask, tau_edit, score: s, .. } => {
+            Method::Edit { tau_mask, tau_edit, window, window_passes, score: s, .. } => {
                 probability("tau_mask", tau_mask)?;
                 probability("tau_edit", tau_edit.unwrap_or(0.0))?;
+                check("window", window as f64, (1..=64).contains(&window), "from 1 to 64 blocks")?;
+                let fits = window_passes <= 64;
+                check("window_passes", window_passes as f64, fits, "from 0 to 64 forwards")?;
                 score(s)
             }
             Method::Remask { tau_mask, tau_remask, score: s, .. } => {
@@ -462,6 +402,13 @@ impl Method {
                 check("t_off", t_off as f64, fits, "a time above 0 and at most t_on")?;
                 let fits = alpha_on > 0.0 && alpha_on < 1.0;
                 check("alpha_on", alpha_on as f64, fits, "a share above 0 and below 1")
+            }
+            Method::RemdmQuota { extra_steps, remasked, from, score: s, .. } => {
+                let fits = extra_steps <= 1 << 16;
+                check("extra_steps", extra_steps as f64, fits, "from 0 to 65536")?;
+                check("remasked", remasked as f64, remasked > 0, "at least 1 token")?;
+                check("from", from as f64, (0.0..=1.0).contains(&from), "a share from 0 to 1")?;
+                score(s)
             }
             Method::DraftRefine { tau, gamma, refine_tau, .. } => {
                 probability("tau", tau)?;
@@ -485,7 +432,7 @@ impl Method {
     }
 
     /// The policy at work.
-    fn parts(&self) -> Parts {
+    pub(super) fn parts(&self) -> Parts {
         let plain = |score, selection| Parts {
             score,
             alg_temp: 0.0,
@@ -509,14 +456,24 @@ impl Method {
             }
             Method::Factor { f } => plain(Score::TopProb, Selection::Factor { f }),
             Method::EntropyBound { gamma, score } => plain(score, Selection::EntropyBound { gamma }),
-            Method::Klass { tau, epsilon, history, steps_per_block: steps, score } => {
-                plain(score, Selection::Klass(Stable { tau, epsilon, history, steps }))
+            Method::Klass { tau, epsilon, history, steps_per_block: steps, carry, score } => {
+                plain(score, Selection::Klass(Stable { tau, epsilon, history, steps, carry }))
             }
-            Method::Edit { tau_mask, tau_edit, max_post, max_returns, score } => Parts {
+            Method::Edit {
+                tau_mask,
+                tau_edit,
+                max_post,
+                max_returns,
+                window: blocks,
+                window_passes: passes,
+                window_by: by,
+                score,
+            } => Parts {
                 revision: tau_edit.map_or(Revision::None, |tau_edit| Revision::Edit {
                     tau_edit,
                     max_post,
                     max_returns,
+                    windows: (blocks > 1).then_some(Windows { blocks, passes, by }),
                 }),
                 ..plain(score, Selection::Threshold { tau: tau_mask })
             },
@@ -532,6 +489,15 @@ impl Method {
                 let [eta, t_on, t_off, alpha_on] = [eta, t_on, t_off, alpha_on].map(f64::from);
                 let remdm = Remdm { variant, cells: steps, eta, t_on, t_off, alpha_on };
                 plain(Score::Random, Selection::Clock(remdm))
+            }
+            Method::RemdmQuota { steps_per_block: steps, extra_steps, remasked: count, from, score } => {
+                Parts {
+                    revision: match extra_steps {
+                        0 => Revision::None,
+                        steps => Revision::Revisit(Revisit { from, steps, count }),
+                    },
+                    ..plain(score, Selection::Quota { steps, schedule: Schedule::Even })
+                }
             }
             // what goes on once a search has ended and the text is opened again
             Method::DraftRefine { tau, .. } | Method::BestOf { tau, .. } => {

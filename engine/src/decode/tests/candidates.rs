@@ -135,6 +135,17 @@ fn repetition_is_penalised_near() {
     assert_eq!(near[1..7], [1, 2, 1, 2, 1, 2]);
     let wide = decode(json!({"kind": "left_to_right", "repetition": 5.0, "repetition_window": 2}));
     assert_eq!(wide[1..7], [1, 2, 3, 1, 2, 3]);
+    // from right to left there is nothing on the left
+    let right = |side: &str| {
+        let mut c = DecodeConfig::new(vec![0], 12, 5, 4);
+        c.fixed = vec![(11, 2)];
+        c.policy = policy(json!({"kind": "left_to_right", "repetition": 5.0, "repetition_side": side}));
+        let mut d = Decoder::new(c).unwrap();
+        drive(&mut d, |r| answer(r, |_| vec![0.0, 2.0, 1.5, 1.0, f32::NEG_INFINITY])).unwrap();
+        d.state().id(10)
+    };
+    // behind a 1 stands a 2, unless the 2 that follows counts too: then a 3
+    assert_eq!((right("left"), right("both")), (2, 3));
 }
 
 /// A net that ends the text everywhere but at positions 5 and 6.
@@ -242,6 +253,37 @@ fn history_begins_with_the_block() {
     let sizes: Vec<usize> =
         d.steps().iter().filter(|s| s.kind == StepKind::Denoise).map(|s| s.actions.len()).collect();
     assert_eq!(sizes, [1, 2, 1, 3, 1, 3]);
+}
+
+/// With `carry` what later blocks thought before counts: a net that never changes its mind has settled there long ago, and the
+/// block's n-th forward is the first that may write it. Where only the block is computed nothing is carried.
+#[test]
+fn history_may_go_over_to_later_blocks() {
+    let decode = |attention, history: u32, carry: bool| {
+        let mut c = DecodeConfig::new(vec![1], 12, 4, 3);
+        (c.block_size, c.attention) = (4, attention);
+        c.policy = policy(
+            json!({"kind": "klass", "tau": 0.5, "epsilon": 0.001, "history": history, "carry": carry}),
+        );
+        let mut d = Decoder::new(c).unwrap();
+        let mut whole = Vec::new();
+        drive(&mut d, |r| {
+            whole.push(r.want.whole.len());
+            answer(r, |_| vec![5.0, 0.0, 0.0, f32::NEG_INFINITY])
+        })
+        .unwrap();
+        let steps = d.steps().iter().filter(|s| s.kind == StepKind::Denoise);
+        (steps.map(|s| s.actions.len()).collect::<Vec<usize>>(), whole[0])
+    };
+    let one = Attention::Bidirectional;
+    assert_eq!(decode(one, 1, false), (vec![1, 2, 1, 3, 1, 3], 3));
+    assert_eq!(decode(one, 1, true), (vec![1, 2, 4, 4], 11));
+    assert_eq!(decode(one, 2, true), (vec![1, 1, 1, 1, 3, 1, 3], 11));
+    for history in [1, 2, 3] {
+        let (a, b) =
+            (decode(Attention::BlockCausal, history, false), decode(Attention::BlockCausal, history, true));
+        assert_eq!(a, b);
+    }
 }
 
 /// Logits that are missing or no numbers are refused, and the forward stays pending.

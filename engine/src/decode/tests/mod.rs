@@ -4,14 +4,17 @@
 mod approximate;
 mod cache;
 mod candidates;
+mod credit;
 mod editing;
 mod identities;
 mod law;
 mod properties;
 mod records;
 mod refine;
+mod revisit;
 mod search;
 mod user;
+mod window;
 mod wino;
 
 use super::*;

@@ -33,7 +33,7 @@ fn any_policy() -> impl Strategy<Value = PolicySpec> {
             })
         ),
         (p.clone(), p.clone()).prop_map(|(t, n)| json!({"kind": "wino", "tau_wide": t, "tau_narrow": n})),
-        (p.clone(), 0.0f32..2.0, 1u32..4, 0u32..6, score).prop_map(|(t, e, n, s, score)| json!({
+        (p.clone(), 0.0f32..2.0, 1u32..4, 0u32..6, score.clone()).prop_map(|(t, e, n, s, score)| json!({
             "kind": "klass", "tau": t, "epsilon": e, "history": n, "steps_per_block": s, "score": score
         })),
         (
@@ -44,11 +44,27 @@ fn any_policy() -> impl Strategy<Value = PolicySpec> {
             .prop_map(|(variant, steps, eta)| {
                 json!({"kind": "remdm", "variant": variant, "steps": steps, "eta": eta})
             }),
+        (0u32..9, 0u32..5, 1u32..4, p.clone(), score.clone()).prop_map(|(steps, extra, r, from, score)| {
+            json!({"kind": "remdm_quota", "steps_per_block": steps, "extra_steps": extra, "remasked": r,
+                "from": from, "score": score})
+        }),
+        (p.clone(), 1u32..4, any::<bool>(), score.clone()).prop_map(|(t, history, carry, score)| {
+            json!({"kind": "klass", "tau": t, "epsilon": 1.0, "history": history, "carry": carry, "score": score})
+        }),
+        (p.clone(), p.clone(), 2u32..4, 0u32..4, any::<bool>()).prop_map(|(m, e, window, passes, far)| {
+            let by = if far { "surprisal" } else { "adjacent" };
+            json!({"kind": "edit", "tau_mask": m, "tau_edit": e, "max_post": 3, "window": window,
+                "window_passes": passes, "window_by": by})
+        }),
         Just(json!({"kind": "left_to_right"})),
     ];
     (method, any_candidate()).prop_map(|(mut method, candidate)| {
         let object = method.as_object_mut().unwrap();
         object.extend(candidate.as_object().unwrap().clone());
+        if object.get("window").is_some_and(|w| w != 1) {
+            // passes over a window see one text alone
+            object.insert("guidance".into(), json!(0.0));
+        }
         super::policy(method)
     })
 }
@@ -63,10 +79,12 @@ fn any_candidate() -> impl Strategy<Value = serde_json::Value> {
         prop::sample::select(vec![0.0f32, -1.0, 1.5]),
         prop::sample::select(vec!["raw", "drawn"]),
         prop::sample::select(vec!["any", "last", "never"]),
+        prop::sample::select(vec!["both", "left"]),
+        prop::sample::select(vec![0.0f32, 0.7, 3.0]),
     );
-    let some = some.prop_map(|(k, p, repetition, window, guidance, confidence, eos)| {
+    let some = some.prop_map(|(k, p, repetition, window, guidance, confidence, eos, side, credit)| {
         json!({"top_k": k, "top_p": p, "repetition": repetition, "repetition_window": window,
-            "guidance": guidance, "confidence": confidence, "eos": eos})
+            "repetition_side": side, "guidance": guidance, "credit": credit, "confidence": confidence, "eos": eos})
     });
     prop_oneof![2 => Just(json!({})), 1 => some]
 }
@@ -99,7 +117,8 @@ prop_compose! {
         c.early_stop = early_stop;
         c.temperature = if greedy { 0.0 } else { 0.8 };
         (c.seed, c.sequence, c.top_k) = (seed, sequence, 2);
-        if c.attention == Attention::Bidirectional && c.policy.candidate.guidance == 0.0 && caching > 0 {
+        let windows = matches!(c.policy.method, Method::Edit { window: 2.., .. });
+        if c.attention == Attention::Bidirectional && c.policy.candidate.guidance == 0.0 && caching > 0 && !windows {
             let wino = matches!(c.policy.method, Method::Wino { .. });
             c.policy.caching = Caching {
                 cache: [CacheMode::Prefix, CacheMode::Dual, CacheMode::Delayed][if wino { 0 } else { caching as usize % 3 }],
@@ -150,9 +169,15 @@ proptest! {
             Method::Edit { tau_edit: Some(_), max_post, .. } | Method::Remask { max_post, .. } => max_post,
             _ => 0,
         };
-        let writes = match c.policy.method {
-            Method::Remask { max_remasks, .. } => 1 + max_remasks,
-            _ => 1,
+        let passes = match c.policy.method {
+            Method::Edit { window: 2.., window_passes, .. } => window_passes,
+            _ => 0,
+        };
+        let (writes, extra) = match c.policy.method {
+            Method::Remask { max_remasks, .. } => (1 + max_remasks, 0),
+            // an extra step may write fewer than were masked for it where end-of-text waits
+            Method::RemdmQuota { extra_steps, remasked, .. } => (1, extra_steps * remasked),
+            _ => (1, 0),
         };
         let l = d.ledger();
         match c.policy.method {
@@ -163,15 +188,16 @@ proptest! {
             }
             Method::Remdm { steps, .. } => prop_assert!(l.denoise <= (steps + 1) * d.state().blocks()),
             _ => {
-                prop_assert!(l.denoise <= open * writes + post * d.state().blocks());
-                prop_assert!(l.remasks == 0 || writes > 1);
+                prop_assert!(l.denoise <= open * writes + (post + passes + extra) * d.state().blocks());
+                prop_assert!(l.remasks == 0 || writes > 1 || extra > 0);
+                prop_assert!(l.remasks <= open * (writes - 1) + extra * d.state().blocks());
             }
         }
         if let Some(most) = c.max_steps {
             prop_assert!(l.denoise <= most + d.state().blocks());
         }
         prop_assert_eq!(l.forwards, net.log.len() as u32);
-        prop_assert_eq!(l.forwards, l.prefill + l.denoise + l.store + l.refresh + l.guide + l.check);
+        prop_assert_eq!(l.forwards, l.prefill + l.denoise + l.store + l.refresh + l.guide + l.check + l.judge);
         prop_assert_eq!(l.guide, if c.policy.candidate.guidance == 0.0 { 0 } else { l.denoise });
         let computed: u64 = net.log.iter().map(|r| r.query_positions.len() as u64).sum();
         prop_assert_eq!(l.positions, computed + l.shadow);
@@ -180,7 +206,10 @@ proptest! {
         prop_assert!(c.early_stop || fills == 0);
 
         for step in d.steps() {
-            let mut at: Vec<u32> = step.actions.iter().map(|a| a.pos).collect();
+            // what a policy masks between two forwards is recorded behind what the first of them did
+            let between = matches!(c.policy.method, Method::RemdmQuota { .. });
+            let asked = step.actions.iter().filter(|a| !between || a.kind != ActionKind::Remask);
+            let mut at: Vec<u32> = asked.map(|a| a.pos).collect();
             at.sort_unstable();
             prop_assert!(at.windows(2).all(|w| w[0] < w[1]));
             for a in &step.actions {

@@ -108,7 +108,7 @@ fn a_broken_record_is_refused() {
 #[test]
 fn noise_changes_only_close_decisions() {
     let mut diverged = 0;
-    for seed in 0..60u64 {
+    for seed in 0..104u64 {
         let mut c = DecodeConfig::new(vec![1, 2], 26, 12, 11);
         (c.seed, c.block_size) = (seed, 8);
         c.temperature = (seed % 2) as f32;
@@ -121,7 +121,12 @@ fn noise_changes_only_close_decisions() {
             policy(json!({"kind": "ancestral", "form": "time_grid", "steps": 6})),
             policy(json!({"kind": "wino", "tau_wide": 0.3, "tau_narrow": 0.3})),
             policy(json!({"kind": "hierarchical", "tau": 0.6, "tau_low": 0.3})),
-        ][seed as usize % 8];
+            policy(json!({"kind": "remdm_quota", "extra_steps": 4, "steps_per_block": 4})),
+            policy(json!({"kind": "edit", "tau_mask": 0.3, "tau_edit": 0.2, "window": 2})),
+            policy(json!({"kind": "draft_refine", "tau": 0.3, "gamma": 0.4, "choose": "post_hoc"})),
+            policy(json!({"kind": "draft_refine", "tau": 0.3, "gamma": 0.4, "choose": "left_out"})),
+            policy(json!({"kind": "klass", "tau": 0.2, "epsilon": 0.5, "history": 1, "carry": true})),
+        ][seed as usize % 13];
         c.prompt[0] = (seed % 11) as u32;
         // coarse logits make close calls frequent
         let noisy = |noise: f32| {

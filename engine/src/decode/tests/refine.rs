@@ -109,3 +109,105 @@ fn a_draft_that_ends_early() {
     drive(&mut d, end).unwrap();
     assert_eq!(d.state().masked_left(), 0);
 }
+
+/// Controls: the draft is read again in one forward over the whole text, and the tokens it thinks least of are masked; with
+/// gamma = 0 nothing is read.
+#[test]
+fn a_draft_read_again() {
+    for (attention, shift) in
+        [(Attention::Bidirectional, false), (Attention::BlockCausal, false), (Attention::BlockCausal, true)]
+    {
+        for choose in ["post_hoc", "left_out"] {
+            let of = |gamma: f32, choose: &str| {
+                let mut c = config(attention, gamma);
+                c.shift = shift;
+                c.policy = policy(
+                    json!({"kind": "draft_refine", "tau": 0.4, "gamma": gamma, "refine_tau": 0.3, "choose": choose}),
+                );
+                run(&c, 1.5)
+            };
+            let (none, snapshot) = (of(0.0, choose).0, of(0.0, "snapshot").0);
+            assert_eq!((none.ledger(), none.state()), (snapshot.ledger(), snapshot.state()));
+            let (d, net) = of(0.3, choose);
+            let (read, plain) = (d.ledger(), of(0.3, "snapshot").0);
+            assert_eq!((read.judge, read.remasks), (1, plain.ledger().remasks));
+            assert_eq!((d.state().masked_left(), read.forwards), (0, net.log.len() as u32));
+            let at = d.steps().iter().position(|s| s.kind == StepKind::Judge).unwrap();
+            let (step, request) = (&d.steps()[at], &net.log[at]);
+            assert_eq!(request.query_positions.len(), 24);
+            assert_eq!(request.ids, d.trajectory().replay().unwrap()[at].ids());
+            let shadow = request.want.shadow.as_ref();
+            assert_eq!(
+                shadow.map(|s| s.rows.clone()),
+                (choose == "left_out").then(|| request.want.rows.clone())
+            );
+            // what is masked is what the forward thinks least of
+            let mut p: Vec<(f32, u32)> = step.rows.iter().map(|r| (r.p_current, r.pos)).collect();
+            assert_eq!(p.len(), 21);
+            p.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            let mut least: Vec<u32> = p[..6].iter().map(|p| p.1).collect();
+            let mut masked: Vec<u32> = step.actions.iter().map(|a| a.pos).collect();
+            least.sort_unstable();
+            masked.sort_unstable();
+            assert_eq!(masked, least);
+            assert!(step.actions.iter().all(|a| a.kind == ActionKind::Remask && a.p <= p[6].0 + 1e-5));
+            let t = d.trajectory();
+            assert_eq!(t.replay().unwrap().pop().unwrap(), *d.state());
+            let text = serde_json::to_string(&t).unwrap();
+            assert!(text.contains("\"test\":\"judged\""));
+            let back: Trajectory = serde_json::from_str(&text).unwrap();
+            assert_eq!((back.replay().unwrap(), back.footer.ledger), (t.replay().unwrap(), t.footer.ledger));
+            assert_eq!((back.steps[at].kind, &back.steps[at].rule), (StepKind::Judge, &step.rule));
+        }
+    }
+}
+
+/// Left out, a token is judged by the others alone: of 0 1 0 0 under a rule that all tokens are equal the 1 goes, though each
+/// row that reads its own token is content with it.
+#[test]
+fn a_token_that_confirms_itself_is_found_by_the_others() {
+    let odd = |choose: &str| {
+        let mut c = DecodeConfig::new(vec![], 4, 3, 2);
+        c.policy = policy(json!({"kind": "draft_refine", "tau": 0.0, "gamma": 0.25, "choose": choose}));
+        let mut d = Decoder::new(c).unwrap();
+        drive(&mut d, |r| {
+            let left_out = r.want.shadow.is_some();
+            answer(r, |p| match r.ids[p as usize] {
+                2 if r.ids.iter().filter(|id| **id == 2).count() == 4 => {
+                    vec![f32::from(p != 1), f32::from(p == 1), -30.0]
+                }
+                own if own != 2 && !left_out => {
+                    vec![f32::from(own == 0) * 9.0, f32::from(own == 1) * 9.0, -30.0]
+                }
+                _ => {
+                    let others = (0..4).filter(|q| *q != p);
+                    let ones = others.filter(|q| r.ids[*q as usize] == 1).count() as f32;
+                    vec![9.0 - 6.0 * ones, 6.0 * ones - 9.0, -30.0]
+                }
+            })
+        })
+        .unwrap();
+        d.steps().iter().flat_map(|s| &s.actions).find(|a| a.kind == ActionKind::Remask).unwrap().pos
+    };
+    assert_eq!((odd("left_out"), odd("post_hoc")), (1, 0));
+}
+
+/// A change by the user before the draft is read again is read too.
+#[test]
+fn a_change_before_the_reading() {
+    let mut c = config(Attention::BlockCausal, 0.5);
+    c.policy = policy(json!({"kind": "draft_refine", "tau": 0.4, "gamma": 0.5, "choose": "post_hoc"}));
+    let mut d = Decoder::new(c.clone()).unwrap();
+    let mut net = HashNet::new(&c, 1.5);
+    while d.state().masked_left() > 0 {
+        let r = d.next().unwrap();
+        d.apply(net.forward(&r)).unwrap();
+    }
+    d.fix(10, 4).unwrap();
+    d.reopen(&[12]).unwrap();
+    let r = d.next().unwrap();
+    assert_eq!((r.ids[10], r.ids[12], r.want.rows.contains(&10)), (4, 11, false));
+    drive(&mut d, |r| net.forward(r)).unwrap();
+    assert_eq!((d.ledger().judge, d.state().masked_left(), d.state().id(10)), (1, 0, 4));
+    d.trajectory().replay().unwrap();
+}

@@ -254,8 +254,14 @@ fn quadrature(joint: &[f64], p_uniform: f64, included: bool, loo: bool) -> f64 {
 fn names_and_refusals() {
     use crate::decode::Attention;
     use crate::model::Serving;
-    let serving =
-        |attention, block_size, edits| Serving { attention, block_size, shift: true, infill: false, edits };
+    let serving = |attention, block_size, edits| Serving {
+        attention,
+        block_size,
+        shift: true,
+        infill: false,
+        edits,
+        uniform: false,
+    };
     let names = [
         (Estimator::NelboN { block: 0, k: 8 }, "nelbo_n(8)"),
         (Estimator::NelboN { block: 4, k: 8 }, "nelbo_block_n(4,8)"),

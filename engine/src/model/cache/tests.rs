@@ -30,7 +30,7 @@ fn config() -> ModelConfig {
 fn weights(attention: Attention, shift: bool) -> Arc<Weights<Cpu>> {
     let config = config();
     let params = Layout::new(&config).init(&config, 3).iter().map(|x| 6.0 * x).collect();
-    let serving = Serving { attention, block_size: 8, shift, infill: false, edits: false };
+    let serving = Serving { attention, block_size: 8, shift, infill: false, edits: false, uniform: false };
     Arc::new(Weights::of(LoadedModel { config, serving, params }))
 }
 
@@ -475,7 +475,8 @@ fn webgpu_refuses_what_it_cannot_keep() {
     let config = config();
     let params = Layout::new(&config).init(&config, 3);
     let attention = Attention::BlockCausal;
-    let serving = Serving { attention, block_size: 8, shift: false, infill: false, edits: false };
+    let serving =
+        Serving { attention, block_size: 8, shift: false, infill: false, edits: false, uniform: false };
     #[allow(clippy::arc_with_non_send_sync)] // sessions of every back end share weights by Arc
     let weights = Arc::new(Weights::new(&web, &LoadedModel { config, serving, params }));
     let mut session = Session::new(&web, weights, 48);

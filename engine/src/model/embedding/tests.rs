@@ -11,8 +11,14 @@ fn weights(shift: bool) -> Arc<Weights<Cpu>> {
     let mut config = spec.resolve(70, 69, 68, vec![69]).unwrap();
     config.layers = 2;
     let params = Layout::new(&config).init(&config, 3).iter().map(|x| 6.0 * x).collect();
-    let serving =
-        Serving { attention: Attention::BlockCausal, block_size: 8, shift, infill: false, edits: false };
+    let serving = Serving {
+        attention: Attention::BlockCausal,
+        block_size: 8,
+        shift,
+        infill: false,
+        edits: false,
+        uniform: false,
+    };
     Arc::new(Weights::of(LoadedModel { config, serving, params }))
 }
 

@@ -18,7 +18,7 @@ fn deep(shift: bool, layers: usize) -> LoadedModel {
     config.layers = layers;
     let params = Layout::new(&config).init(&config, 3).iter().map(|x| 6.0 * x).collect();
     let attention = Attention::BlockCausal;
-    let serving = Serving { attention, block_size: 8, shift, infill: false, edits: false };
+    let serving = Serving { attention, block_size: 8, shift, infill: false, edits: false, uniform: false };
     LoadedModel { config, serving, params }
 }
 

@@ -27,7 +27,8 @@ use futures::future::try_join_all;
 use hilda_engine::{
     decode::{Attention, DecodeConfig, DecodeError, Decoder, PolicySpec, StepEvent, Stop, Trajectory},
     model::{
-        generate::{GenerateError, Request, decode_config},
+        Serving,
+        generate::{GenerateError, Request, decode_config, remark},
         holes::{self, Holes},
     },
 };
@@ -193,7 +194,13 @@ fn plan_one(model: &Ready, c: &Completion, prompt: &str) -> Result<DecodeConfig,
         ..Request::new(holes.prompt.as_str(), length as usize)
     };
     let mut d = decode_config(shape, model.serving, &model.tokenizer, &request).map_err(|e| {
-        let field = if matches!(e, GenerateError::TooLong { .. }) { "max_tokens" } else { "prompt" };
+        let field = match e {
+            // a template says itself how long it is
+            GenerateError::TooLong { .. } if infills && suffix.is_none() => "prompt",
+            GenerateError::TooLong { .. } => "max_tokens",
+            GenerateError::Uniform => "model",
+            _ => "prompt",
+        };
         Problem::field(field, e.to_string())
     })?;
     let start = d.prompt.len() as u32;
@@ -203,20 +210,16 @@ fn plan_one(model: &Ready, c: &Completion, prompt: &str) -> Result<DecodeConfig,
     }
     // a stream says how unsure each step was
     d.rows = c.stream || c.diffusion.top_k > 0;
-    // a decoder is refused what the configuration alone does not show
-    d.validate().and_then(|()| d.servable()).and_then(|()| Decoder::new(d.clone()).map(drop)).map_err(
-        |e| {
-            let field = match &e {
-                DecodeError::Temperature { .. } | DecodeError::EntropyBoundTemperature { .. } => {
-                    "temperature"
-                }
-                DecodeError::NothingBeforeFirst | DecodeError::PromptTooLong { .. } => "prompt",
-                DecodeError::TopK { .. } => "diffusion.top_k",
-                _ => "diffusion.policy",
-            };
-            Problem::field(field, e.to_string())
-        },
-    )?;
+    // also what only the model's own files can serve, before a stream has begun
+    Decoder::new(d.clone()).map(drop).map_err(|e| {
+        let field = match &e {
+            DecodeError::Temperature { .. } | DecodeError::EntropyBoundTemperature { .. } => "temperature",
+            DecodeError::NothingBeforeFirst | DecodeError::PromptTooLong { .. } => "prompt",
+            DecodeError::TopK { .. } => "diffusion.top_k",
+            _ => "diffusion.policy",
+        };
+        Problem::field(field, e.to_string())
+    })?;
     Ok(d)
 }
 
@@ -268,7 +271,8 @@ fn choice(index: usize, text: &str, finish: Option<&str>) -> Value {
 
 /// What a text cost; the whole record if it was asked for. `seconds` is the time from its joining to its leaving, in which
 /// the forwards also wrote others: `batch` texts on the mean, itself among them.
-fn summary(t: &Trajectory, written: &Written, record: bool) -> Value {
+fn summary(t: &Trajectory, serving: Serving, written: &Written, record: bool) -> Value {
+    let config = &t.header.config;
     let mut v = json!({
         "forwards": t.footer.ledger.forwards, "tokens": t.footer.tokens,
         "tokens_per_forward": t.footer.tokens_per_forward, "edits": t.footer.ledger.edits, "ledger": t.footer.ledger,
@@ -277,6 +281,10 @@ fn summary(t: &Trajectory, written: &Written, record: bool) -> Value {
         "policy": t.header.config.policy, "block_size": t.header.config.block_size,
         "seed": t.header.config.seed, "temperature": t.header.config.temperature,
     });
+    let whole = config.attention == Attention::Bidirectional;
+    if let Some(remark) = remark(serving, &config.policy, whole) {
+        v["remark"] = remark.into();
+    }
     if record {
         v["trajectory"] = serde_json::to_value(t).expect("plain data");
     }
@@ -322,7 +330,7 @@ pub async fn create(
         let shown = text.shown(&written.decoder);
         let (shown, cut) = text.cut(&shown);
         choices.push(choice(index, shown, Some(finish(cut, &written.decoder))));
-        costs.push(summary(&record, written, trajectory));
+        costs.push(summary(&record, model.serving, written, trajectory));
         records.push(record);
     }
     let mut v = frame.value(choices);

@@ -74,6 +74,15 @@ fn ranges_are_enforced_by_name() {
         (json!({"kind": "factor", "repetition_window": 0}), "repetition_window"),
         (json!({"kind": "factor", "guidance": -2.0}), "guidance"),
         (json!({"kind": "edit", "tau_edit": 1.01}), "tau_edit"),
+        (json!({"kind": "edit", "window": 0}), "window"),
+        (json!({"kind": "edit", "window": 65}), "window"),
+        (json!({"kind": "edit", "window_passes": 65}), "window_passes"),
+        (json!({"kind": "remdm_quota", "extra_steps": 65537}), "extra_steps"),
+        (json!({"kind": "remdm_quota", "remasked": 0}), "remasked"),
+        (json!({"kind": "remdm_quota", "from": 1.5}), "from"),
+        (json!({"kind": "factor", "credit": -0.1}), "credit is"),
+        (json!({"kind": "factor", "credit": 101.0}), "credit is"),
+        (json!({"kind": "factor", "credit_decay": 1.1}), "credit_decay"),
     ];
     for (value, name) in bad {
         let spec: PolicySpec = serde_json::from_value(value).unwrap();

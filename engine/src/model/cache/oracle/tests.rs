@@ -8,7 +8,8 @@ fn weights() -> Weights<Cpu> {
     (config.layers, config.heads, config.kv_heads, config.head_dim) = (2, 4, 2, 16);
     let params = Layout::new(&config).init(&config, 3).iter().map(|x| 5.0 * x).collect();
     let attention = Attention::BlockCausal;
-    let serving = Serving { attention, block_size: 8, shift: true, infill: false, edits: false };
+    let serving =
+        Serving { attention, block_size: 8, shift: true, infill: false, edits: false, uniform: false };
     Weights::of(LoadedModel { config, serving, params })
 }
 
