@@ -203,7 +203,11 @@ fn an_autoregressive_model_becomes_a_diffusion_model_and_goes_out_again() {
     done(&ended);
     let report = ended.json();
     let constant = &report["decides"][0];
-    assert_eq!((&constant["name"], &constant["auroc"]["value"]), (&"constant".into(), &0.5.into()), "{report}");
+    assert_eq!(
+        (&constant["name"], &constant["auroc"]["value"]),
+        (&"constant".into(), &0.5.into()),
+        "{report}"
+    );
     let ends = [&report["frontier"][3], &report["frontier"][5]];
     assert!(ends[0]["slow"] == 1.0 && ends[1]["slow"] == 0.0, "{report}");
     let chosen = sample(r#"{"kind": "switch", "at": 100}"#, &[]);

@@ -1,7 +1,7 @@
 //! Wide in, narrow out.
 
 use super::*;
-use crate::decode::policy::{Fired, Plan, Rule, View};
+use crate::decode::policy::{Plan, Rule, View};
 use serde_json::json;
 
 fn wino(wide: f32, narrow: f32) -> PolicySpec {
