@@ -207,6 +207,46 @@ fn an_autoregressive_model_becomes_a_diffusion_model_and_goes_out_again() {
     let unread = sample("quality", &[]);
     done(&unread);
     assert!(unread.err.contains("not trained to edit"), "{}", unread.err);
+    // a switch is learned from both of its policies' texts, and until then refused
+    sample("switch", &[]).refused(2, &["switch.json", "hilda switch fit"]);
+    let measure = |more: &[&str]| {
+        let args = ["switch", "measure", "--model", "block", "--data", "valid.txt", "--out", "s.jsonl"];
+        let sizes = ["--task", "stories", "--prompt", "4", "--length", "16", "--limit", "16"];
+        run(&[&args[..], &sizes, more].concat())
+    };
+    measure(&[]).refused(2, &["--judge"]);
+    done(&measure(&["--judge", "ar"]));
+    let lines = |folder: &Path| fs::read_to_string(folder.join("s.jsonl")).unwrap().lines().count();
+    let written = lines(folder.path());
+    assert!(written > 8, "{written}");
+    // nothing is written twice, and nothing else is mixed in
+    done(&measure(&["--judge", "ar"]));
+    assert_eq!(lines(folder.path()), written);
+    measure(&["--judge", "ar", "--seed", "1"]).refused(2, &["s.jsonl", "another way"]);
+    let fit = |more: &[&str]| {
+        let args = ["switch", "fit", "--from", "s.jsonl", "--folds", "2", "--json"];
+        run(&[&args[..], more].concat())
+    };
+    fit(&["--features", "near,open"]).refused(2, &["--features"]);
+    fit(&["--model", "block.gguf"]).refused(2, &["block.gguf"]);
+    let ended = fit(&["--model", "block", "--at", "0,50,100"]);
+    done(&ended);
+    let report = ended.json();
+    let constant = &report["decides"][0];
+    assert_eq!(
+        (&constant["name"], &constant["auroc"]["value"]),
+        (&"constant".into(), &0.5.into()),
+        "{report}"
+    );
+    let ends = [&report["frontier"][3], &report["frontier"][5]];
+    assert!(ends[0]["slow"] == 1.0 && ends[1]["slow"] == 0.0, "{report}");
+    let chosen = sample(r#"{"kind": "switch", "at": 100}"#, &[]);
+    done(&chosen);
+    let fast = sample(r#"{"kind": "threshold", "tau": 0}"#, &[]);
+    assert_eq!(chosen.json()["text"], fast.json()["text"]);
+    let steps = chosen.json()["trajectory"]["steps"].as_array().unwrap().clone();
+    let told: Vec<&Value> = steps.iter().map(|s| &s["t"]["switch"]).filter(|s| s.is_object()).collect();
+    assert!(told.len() == 1 && told[0]["slow"] == false && told[0]["d"].is_number(), "{told:?}");
     let cost = |ended: &Ended| {
         done(ended);
         ended.json()["cost"].clone()

@@ -57,6 +57,7 @@ pub fn outline(kind: &str) -> &'static str {
         "klass" => "M8 2l6 4.5l-2.3 7h-7.4l-2.3-7z",
         "left_to_right" => "M3 3l11 5l-11 5l3-5z",
         "best_of" => "M3 2h10v4l-3 2l3 2v4h-10v-4l3-2l-3-2z",
+        "switch" => "M2 2h5l7 12h-5z",
         "draft_refine" => "M2 4h9l3 4l-3 4h-9l3-4z",
         _ => "M2 5.5h12v5h-12z",
     }

@@ -1,7 +1,7 @@
 //! `hilda switch measure | fit`: what a fast and a slow policy make of the same problems, and a switch between the two learned
 //! from it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -84,7 +84,8 @@ struct Measure {
 
 pub fn run(args: Args) -> Result<(), CliError> {
     match args.command {
-        Command::Measure(a) => measure(&a),
+        // on a thread of the pool from the start: thousands of short forwards, each of which would be handed over
+        Command::Measure(a) => hilda_kernels::par::inside(|| measure(&a)),
         Command::Fit(a) => super::switch_fit::run(&a),
     }
 }
@@ -265,21 +266,26 @@ impl Work {
             generate::GenerateError::Session(_) => CliError::Failure(e.to_string()),
             e => CliError::BadInput(e.to_string()),
         };
-        let mut written = |config: DecodeConfig| -> Result<(infill::Written, Outcome), CliError> {
-            let w = infill::write(&Cpu, &mut self.session, config).map_err(wrong)?;
-            let t = &w.trajectory;
-            let signs = signs(&Cpu, &mut self.session, &mut self.plan, t, &groups(t)).map_err(wrong)?;
-            let ledger = &t.footer.ledger;
-            let forwards = ledger.forwards - ledger.prefill;
-            let quality = quality(&t.footer.ids)?;
-            let outcome = Outcome { quality, forwards, positions: ledger.positions, signs };
-            Ok((w, outcome))
-        };
+        let mut written =
+            |config: DecodeConfig, look: bool| -> Result<(infill::Written, Outcome), CliError> {
+                let w = infill::write(&Cpu, &mut self.session, config).map_err(wrong)?;
+                let t = &w.trajectory;
+                let signs = if look {
+                    signs(&Cpu, &mut self.session, &mut self.plan, t, &groups(t)).map_err(wrong)?
+                } else {
+                    BTreeMap::new()
+                };
+                let ledger = &t.footer.ledger;
+                let forwards = ledger.forwards - ledger.prefill;
+                let quality = quality(&t.footer.ids)?;
+                let outcome = Outcome { quality, forwards, positions: ledger.positions, signs };
+                Ok((w, outcome))
+            };
         let config = make(self.header.fast);
         let known = config.prompt.len() + config.fixed.len();
         let open = config.length - known as u32;
-        let (first, fast) = written(config)?;
-        let (_, slow) = written(make(self.header.slow))?;
+        let (first, fast) = written(config, true)?;
+        let (_, slow) = written(make(self.header.slow), false)?;
         Ok(Problem {
             id: id.into(),
             known: known as u32,

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::CliError;
 use super::progress::Progress;
-use super::sample::{open_model, parse_policy};
+use super::sample::{open_model, open_switch, parse_policy};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -118,6 +118,7 @@ pub fn run(a: Args) -> Result<(), CliError> {
         temperature: a.temperature,
         seed: a.seed,
         top_k: 0,
+        switch: open_switch(&a.model, Some(policy))?,
         ..Request::new(a.prompt.as_str(), a.length)
     };
     let weights = Arc::new(Weights::new(&Cpu, &model));

@@ -34,8 +34,9 @@ pub struct Outcome {
     pub quality: f64,
     pub forwards: u32,
     pub positions: u64,
-    /// of the finished text, higher = more likely right: features of the chain of embedding (absent where undefined) and
-    /// baselines
+    /// of the finished text of the fast policy, higher = more likely right: features of the chain of embedding (absent where
+    /// undefined) and a baseline
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub signs: BTreeMap<String, f64>,
 }
 
