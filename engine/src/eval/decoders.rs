@@ -175,6 +175,9 @@ mod tests {
             positions: 1,
             edits: 0,
             forced: 0,
+            cache_bytes: 0.0,
+            evicted: 0,
+            divergence: None,
             seconds: 1.0,
             excess: None,
         };
