@@ -257,6 +257,25 @@ fn an_autoregressive_model_becomes_a_diffusion_model_and_goes_out_again() {
     let cached = cost(&sample(delayed, &["--whole"]));
     assert!(cached["divergence"]["rows"].as_u64().unwrap() > 0, "{cached}");
     assert!(cached["cache_bytes"].as_u64().unwrap() > 0, "{cached}");
+    // finished blocks rounded and pressed: what that costs is said, and what it needs
+    let pressed = |caching: &str| {
+        let policy =
+            format!(r#"{{"kind": "left_to_right", "cache_block": 8, "cache_check": true, {caching}}}"#);
+        run(&["sample", "--model", "ar", "--length", "40", "--json", "--policy", &policy])
+    };
+    let exact = cost(&pressed(r#""cache_storage": "offloaded""#));
+    assert_eq!((&exact["cache"], &exact["divergence"]), (&"exact".into(), &Value::Null), "{exact}");
+    let q4 = cost(&pressed(r#""cache_storage": "q4", "cache_press": "keydiff""#));
+    assert!(q4["cache_bytes"].as_u64() < exact["cache_bytes"].as_u64(), "{q4} {exact}");
+    assert!(q4["cache"].as_str().unwrap().starts_with("approximate"), "{q4}");
+    let kvzap = r#""cache_press": "kvzap""#;
+    pressed(kvzap).refused(2, &["kvzap.json", "hilda models kvzap"]);
+    done(&run(&["models", "kvzap", "ar", "--data", "train.txt", "--context", "16"]));
+    let zapped = cost(&pressed(kvzap));
+    assert!(zapped["ledger"]["evicted"].as_u64().unwrap() > 0, "{zapped}");
+    run(&["models", "kvzap", "ar", "--data", "train.txt", "--context", "4000"]).refused(2, &["4000"]);
+    sample(r#"{"kind": "threshold", "cache_storage": "q8"}"#, &["--whole"])
+        .refused(2, &["no block is ever finished"]);
     sample(r#"{"kind": "wino", "cache": "dual"}"#, &["--whole"])
         .refused(2, &["wino", "the block's own keys"]);
     run(&["models", "export", "block", "--to", "gguf", "--out", "block.gguf"]).refused(2, &["there already"]);

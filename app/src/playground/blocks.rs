@@ -86,6 +86,17 @@ pub fn summary(tape: &Tape, at: usize) -> String {
     if let Some(age) = step.cache.age {
         parts.push(format!("the cache is {age} forward{} old", if age == 1 { "" } else { "s" }));
     }
+    if let Some((from, to)) = step.cache.quantised {
+        parts.push(format!("{} rounded from now on, which is approximate", named(from, to)));
+    }
+    match step.evicted.as_slice() {
+        [] => {}
+        [each] => parts.push(format!("{each} keys of every head dropped, which is approximate")),
+        several => {
+            let most = several.iter().max().copied().unwrap_or(0);
+            parts.push(format!("up to {most} keys of a head dropped, which is approximate"));
+        }
+    }
     format!("Step {at}: {}.", parts.join(", "))
 }
 
@@ -100,6 +111,24 @@ mod tests {
     use hilda_kernels::head::RowHead;
 
     /// Every row is sure of token 1.
+    /// What a lossy cache did is said with the step that did it.
+    #[test]
+    fn losses_are_told() {
+        let mut c = DecodeConfig::new(vec![1], 16, 10, 9);
+        (c.attention, c.block_size) = (Attention::BlockCausal, 4);
+        let mut tape = Tape::new(&c);
+        let quantised = Some((4, 8));
+        let cache =
+            hilda_engine::decode::trajectory::CacheEvent { reused: 8, quantised, ..Default::default() };
+        for evicted in [vec![3], vec![1, 3]] {
+            tape.push(StepRecord { queries: 4, cache, evicted, ..Default::default() });
+        }
+        let said = summary(&tape, 1);
+        assert!(said.contains("4 tokens of block 2 rounded from now on"), "{said}");
+        assert!(said.contains("3 keys of every head dropped"), "{said}");
+        assert!(summary(&tape, 2).contains("up to 3 keys of a head"));
+    }
+
     fn stats(request: &ForwardRequest) -> RowStats {
         let row = RowHead {
             lse: 0.0,

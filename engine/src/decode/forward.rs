@@ -24,7 +24,7 @@
 
 use super::{
     Attention, CacheOp, Decoder, ForwardRequest, Shadow, Status, Want,
-    policy::{CacheMode, Compression, Press},
+    policy::{CacheMode, Compression},
     trajectory::{CacheEvent, StepKind},
 };
 
@@ -155,21 +155,8 @@ impl Decoder {
     /// How finished blocks are kept, the model's own ones or those that a causal text is divided into.
     fn compression(&self) -> Compression {
         let caching = self.config.policy.caching;
-        if !caching.compressed() {
-            return Compression::default();
-        }
-        let block = match self.config.attention {
-            Attention::Causal => caching.cache_block,
-            _ => self.config.block(),
-        };
-        Compression {
-            storage: caching.cache_storage,
-            press: caching.cache_press,
-            ratio: caching.cache_ratio,
-            tau: caching.cache_tau,
-            block,
-            surrogate: self.config.surrogate.clone().filter(|_| caching.cache_press == Press::Kvzap),
-        }
+        let block = if self.config.attention == Attention::Causal { 0 } else { self.config.block() };
+        caching.compression(block, self.config.surrogate.as_ref())
     }
 
     /// Is a forward that reads `kept` cached positions to be compared with one that reads none?

@@ -153,7 +153,8 @@ pub struct Divergence {
     pub sum_dp: f32,
 }
 impl Divergence {
-    fn join(self, d: Divergence) -> Divergence {
+    /// Of the rows of both.
+    pub fn join(self, d: Divergence) -> Divergence {
         Divergence {
             rows: self.rows + d.rows,
             changed: self.changed + d.changed,

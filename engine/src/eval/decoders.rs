@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::judge::{Score, TextJudge};
 use super::text::surface::entropy;
 use crate::data::{DataError, Tokenizer};
+use crate::decode::trajectory::Divergence;
 use crate::decode::{PolicySpec, Stop, Trajectory};
 use crate::diffusion::likelihood::ratio;
 use crate::model::generate::text;
@@ -67,6 +68,13 @@ pub struct Point {
     pub positions: u64,
     pub edits: u64,
     pub forced: u64,
+    /// most bytes of keys and values at once, mean over texts
+    pub cache_bytes: f64,
+    /// keys that a press dropped, summed over layers, heads and texts
+    pub evicted: u64,
+    /// from an exact cache, where the policy has it checked
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<Divergence>,
     /// of decoding alone; told by who measured
     pub seconds: f64,
     /// nats above the reference decoder at this entropy; none outside its curve
@@ -100,6 +108,12 @@ impl Point {
             positions: sum(|s| s.trajectory.footer.ledger.positions),
             edits: sum(|s| s.trajectory.footer.ledger.edits.into()),
             forced: sum(|s| s.trajectory.footer.ledger.forced.into()),
+            cache_bytes: sum(|s| s.trajectory.footer.ledger.cache_bytes) as f64 / samples.len().max(1) as f64,
+            evicted: sum(|s| s.trajectory.footer.ledger.evicted),
+            divergence: samples
+                .iter()
+                .filter_map(|s| s.trajectory.footer.divergence)
+                .reduce(Divergence::join),
             seconds,
             excess: None,
         }
@@ -161,6 +175,9 @@ mod tests {
             positions: 1,
             edits: 0,
             forced: 0,
+            cache_bytes: 0.0,
+            evicted: 0,
+            divergence: None,
             seconds: 1.0,
             excess: None,
         };

@@ -2,6 +2,7 @@
 //! claim.
 
 pub mod audit;
+pub mod caches;
 pub mod decoders;
 pub mod edits;
 pub mod insight;

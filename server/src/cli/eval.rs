@@ -19,6 +19,8 @@ enum What {
     Repair(super::repair::Args),
     /// Which range of mask rates gives a block model's loss the least variance
     Intervals(super::intervals::Args),
+    /// What each way to keep finished blocks costs: nats per masked token of a text read through it
+    Caches(super::caches::Args),
     /// What an autoregressive judge says of the edits that decoding makes
     Edits(super::edits::Args),
 }
@@ -29,6 +31,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         What::Text(a) => super::text::run(a),
         What::Repair(a) => super::repair::run(a),
         What::Intervals(a) => super::intervals::run(a),
+        What::Caches(a) => super::caches::run(&a),
         What::Edits(a) => super::edits::run(a),
     }
 }

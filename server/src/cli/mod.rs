@@ -8,6 +8,7 @@ pub mod ablate;
 pub mod audit;
 mod average;
 pub mod bench;
+mod caches;
 pub mod convert;
 pub mod data;
 pub mod decode_bench;

@@ -85,7 +85,7 @@ struct Measure {
 pub fn run(args: Args) -> Result<(), CliError> {
     match args.command {
         // on a thread of the pool from the start: thousands of short forwards, each of which would be handed over
-        Command::Measure(a) => hilda_kernels::par::inside(|| measure(&a)),
+        Command::Measure(a) => measure(&a),
         Command::Fit(a) => super::switch_fit::run(&a),
     }
 }

@@ -18,10 +18,13 @@
 //! `cache_check` computes every such step a second time without the cache and records by how much it differs, which costs
 //! more than the cache saves.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use super::compression::{Press, Storage};
+use super::compression::{Compression, Press, Storage};
 use super::{Method, PolicyError};
+use crate::model::cache::Surrogate;
 
 /// What is kept of positions that may still change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,10 +107,31 @@ impl Caching {
         self.cache_storage != Storage::F32 || self.cache_press != Press::None
     }
 
+    /// The threshold in place of a share, which kvzap alone has.
+    pub fn tau(&self) -> Option<f32> {
+        self.cache_tau.filter(|_| self.cache_press == Press::Kvzap)
+    }
+
     /// Does what is kept of finished blocks differ from what was computed?
     pub fn lossy(&self) -> bool {
-        let presses = self.cache_press != Press::None && (self.cache_ratio > 0.0 || self.cache_tau.is_some());
+        let presses = self.cache_press != Press::None && (self.cache_ratio > 0.0 || self.tau().is_some());
         presses || self.cache_storage.bits().is_some()
+    }
+
+    /// What forwards ask of the cache of a model with `block` tokens a block (0: its text is divided into blocks of
+    /// `cache_block`).
+    pub fn compression(&self, block: u32, surrogate: Option<&Arc<Surrogate>>) -> Compression {
+        if !self.compressed() {
+            return Compression::default();
+        }
+        Compression {
+            storage: self.cache_storage,
+            press: self.cache_press,
+            ratio: self.cache_ratio,
+            tau: self.tau(),
+            block: if block == 0 { self.cache_block } else { block },
+            surrogate: surrogate.filter(|_| self.cache_press == Press::Kvzap).cloned(),
+        }
     }
 
     /// Is every forward the one that a cache of nothing would give?
@@ -151,9 +175,6 @@ impl Caching {
         let (value, parameter, needed) = match (self.cache_ratio, self.cache_tau) {
             (ratio, _) if !(0.0..=1.0).contains(&ratio) => (ratio, "cache_ratio", "a share from 0 to 1"),
             (_, Some(tau)) if tau.is_nan() => (tau, "cache_tau", "a number"),
-            (_, Some(tau)) if self.cache_press != Press::Kvzap => {
-                (tau, "cache_tau", "null unless cache_press = kvzap")
-            }
             _ => return Ok(()),
         };
         Err(PolicyError::OutOfRange { policy, parameter, value: value as f64, needed })

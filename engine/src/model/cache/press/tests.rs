@@ -39,6 +39,24 @@ fn expected_attention_of_one_query_is_attention() {
     }
 }
 
+/// The mean rotation is that of the positions, one by one.
+#[test]
+fn the_mean_rotation_is_a_mean() {
+    let (d, theta, from) = (4, 30.0, 7);
+    let x: Vec<f64> = values(d, 8).iter().map(|x| *x as f64).collect();
+    let mut got = x.clone();
+    turn(&mut got, 1, from, d, theta);
+    for i in 0..d / 2 {
+        let (mut a, mut b) = (0.0, 0.0);
+        for p in 0..AHEAD {
+            let (sin, cos) = angle(from as f64 + p as f64, i, d, theta).sin_cos();
+            a += (x[i] * cos - x[i + d / 2] * sin) / AHEAD as f64;
+            b += (x[i + d / 2] * cos + x[i] * sin) / AHEAD as f64;
+        }
+        assert!((got[i] - a).abs() < 1e-9 && (got[i + d / 2] - b).abs() < 1e-9);
+    }
+}
+
 /// E exp(k q) of the queries' normal law is exp(k mu + k' Sigma k / 2): of two queries m + s and m - s the second order.
 #[test]
 fn the_spread_is_that_of_the_queries() {
