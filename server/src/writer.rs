@@ -46,6 +46,19 @@ struct Text {
 }
 
 impl Text {
+    /// Tells the reader of a step.
+    fn next(&mut self, turn: Turn, mates: usize) -> Next {
+        match turn {
+            Turn::Stepped(event) => {
+                (self.forwards, self.mates) = (self.forwards + 1, self.mates + mates);
+                let wanted = (self.step)(&self.writing.decoder, &event);
+                if wanted && self.writing.decoder.stop().is_none() { Next::Stays } else { Next::Ends }
+            }
+            Turn::Ended => Next::Ends,
+            Turn::Failed(e) => Next::Fails(e.to_string()),
+        }
+    }
+
     fn end(self) {
         let written = Written {
             decoder: self.writing.decoder,
@@ -94,8 +107,7 @@ impl Writer {
             !std::mem::replace(&mut desk.busy, true)
         };
         if idle {
-            let worker = Worker { writer: self.clone(), weights: weights.clone(), turns: turns.clone() };
-            tokio::task::spawn_blocking(move || worker.run());
+            Worker::start(self.clone(), weights.clone(), turns.clone());
         }
         end.await.unwrap_or_else(|_| Err("the text was lost with the worker that wrote it".into()))
     }
@@ -105,58 +117,67 @@ struct Worker {
     writer: Arc<Writer>,
     weights: Arc<Weights<Cpu>>,
     turns: Arc<Semaphore>,
+    texts: Vec<Text>,
+}
+
+/// What becomes of a text after its step.
+enum Next {
+    Stays,
+    Ends,
+    Fails(String),
 }
 
 impl Worker {
-    fn run(self) {
+    fn start(writer: Arc<Writer>, weights: Arc<Weights<Cpu>>, turns: Arc<Semaphore>) {
+        let worker = Worker { writer, weights, turns, texts: vec![] };
+        tokio::task::spawn_blocking(move || worker.run());
+    }
+
+    fn run(mut self) {
         let mut batch = Batch::new(&Cpu, self.weights.clone(), ROWS);
-        let mut texts: Vec<Text> = Vec::new();
         let handle = Handle::current();
         loop {
-            if texts.is_empty() {
+            if self.texts.is_empty() {
                 let mut desk = self.writer.desk();
                 if desk.waiting.is_empty() {
                     desk.busy = false;
                     return;
                 }
             }
-            let Ok(turn) = handle.block_on(self.turns.acquire()) else {
-                // the server is closing: whoever waits learns so
-                return;
-            };
-            texts.append(&mut self.writer.desk().waiting);
-            let turns =
-                round(&Cpu, &mut batch, &mut texts.iter_mut().map(|t| &mut t.writing).collect::<Vec<_>>());
+            // closed: the server ends, and whoever waits learns so
+            let Ok(turn) = handle.block_on(self.turns.acquire()) else { return };
+            self.texts.append(&mut self.writer.desk().waiting);
+            let mut writings: Vec<_> = self.texts.iter_mut().map(|t| &mut t.writing).collect();
+            let turns = round(&Cpu, &mut batch, &mut writings);
             drop(turn);
             let mates = turns.iter().filter(|t| !matches!(t, Turn::Ended)).count();
+            let next: Vec<Next> =
+                self.texts.iter_mut().zip(turns).map(|(t, turn)| t.next(turn, mates)).collect();
             // whoever had no turn has the next
-            let mut later = texts.split_off(turns.len());
-            for (mut text, turn) in texts.into_iter().zip(turns) {
-                match turn {
-                    Turn::Stepped(event) => {
-                        (text.forwards, text.mates) = (text.forwards + 1, text.mates + mates);
-                        let wanted = (text.step)(&text.writing.decoder, &event);
-                        if wanted && text.writing.decoder.stop().is_none() {
-                            later.push(text);
-                        } else {
-                            text.end();
-                        }
-                    }
-                    Turn::Ended => text.end(),
-                    Turn::Failed(e) => drop(text.ended.send(Err(e.to_string()))),
+            let had: Vec<Text> = self.texts.drain(..next.len()).collect();
+            for (text, next) in had.into_iter().zip(next) {
+                match next {
+                    Next::Stays => self.texts.push(text),
+                    Next::Ends => text.end(),
+                    Next::Fails(e) => drop(text.ended.send(Err(e))),
                 }
             }
-            texts = later;
         }
     }
 }
 
 impl Drop for Worker {
-    /// A worker that did not end by itself leaves no text waiting.
+    /// A worker that is lost loses the texts it was writing; those that were still waiting get another one. The desk is in
+    /// order before any client hears of it.
     fn drop(&mut self) {
         let mut desk = self.writer.desk();
-        if std::thread::panicking() || self.turns.is_closed() {
+        if self.turns.is_closed() {
             (desk.busy, desk.waiting) = (false, Vec::new());
+        } else if std::thread::panicking() {
+            desk.busy = !desk.waiting.is_empty();
+            if desk.busy {
+                Worker::start(self.writer.clone(), self.weights.clone(), self.turns.clone());
+            }
         }
     }
 }
