@@ -54,19 +54,13 @@ pub fn mix_weights(table: &[f32], ids: &[u32], d: &[f32], scale: f32, d_weights:
     });
 }
 
-/// table[ids[r, k]] += scale w[r, k] d[r]. Threads own columns, rows are added in order: the same bits for any number.
+/// table[ids[r, k]] += scale w[r, k] d[r], in chunks of 64 of the ids ([`super::add_chunks`]).
 pub fn mix_table(ids: &[u32], weights: &[f32], d: &[f32], scale: f32, table: &mut [f32], width: usize) {
     let rows = d.len() / width;
     check("mix_table", table, ids, weights, rows, width);
     let k = ids.len() / rows.max(1);
-    let cols = 64.min(width);
-    let out = par::Shared::new(table);
-    par::each(width.div_ceil(cols), |c| {
-        let (at, n) = (c * cols, cols.min(width - c * cols));
-        for (i, (id, w)) in ids.iter().zip(weights).enumerate() {
-            // SAFETY: every task writes its own columns.
-            let to = unsafe { out.range(*id as usize * width + at, n) };
-            add_scaled(to, &d[i / k * width + at..][..n], w * scale);
-        }
+    super::add_chunks(ids, table, width, |i, at, sum| {
+        let n = sum.len();
+        add_scaled(sum, &d[i / k * width + at..][..n], weights[i] * scale);
     });
 }

@@ -55,6 +55,8 @@ pub const SOURCES: &[Source] = &[
             "mix_weights",
             "scatter_add_rows",
             "scatter_add_rows_wide",
+            "scatter_parts",
+            "scatter_parts_wide",
         ]
     ),
     source!("gelu", "../../gelu/kernel.cu", ["gelu", "gelu_backward"]),

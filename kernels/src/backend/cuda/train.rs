@@ -29,7 +29,7 @@ fn backward_kernels(head_dim: usize) -> BackwardKernels {
 }
 
 impl<D: Device> Cuda<D> {
-    /// table[ids[r]] += scale d[r], or with (weights, k) scale weights[r] d[r / k], in the order of the rows
+    /// table[ids[r]] += scale d[r], or with (weights, k) scale weights[r] d[r / k], in chunks of rows, in their order
     fn add_rows(
         &self,
         d: u64,
@@ -40,11 +40,14 @@ impl<D: Device> Cuda<D> {
         rows: usize,
         width: usize,
     ) {
-        let kernel = pick(&[width], "scatter_add_rows_wide", "scatter_add_rows");
         let columns = if width % 4 == 0 { 512 } else { 128 };
-        let (weights, per) = weights.unwrap_or((0, 1));
-        let args = args![d, ids, weights, table.0, rows, per, width, table.1 as u32, scale];
-        self.launch(kernel, [rows, width.div_ceil(columns), 1], 128, 0, args);
+        let (grid, (weights, per)) = ([rows, width.div_ceil(columns), 1], weights.unwrap_or((0, 1)));
+        let parts = self.scratch(4 * rows * width);
+        let kernel = pick(&[width], "scatter_parts_wide", "scatter_parts");
+        let args = args![d, ids, weights, parts.at, rows, per, width, table.1 as u32, scale];
+        self.launch(kernel, grid, 128, 0, args);
+        let kernel = pick(&[width], "scatter_add_rows_wide", "scatter_add_rows");
+        self.launch(kernel, grid, 128, 0, args![parts.at, ids, table.0, rows, width, table.1 as u32]);
     }
 
     /// out[c] += sum over p of parts[p, c]

@@ -91,7 +91,25 @@ fn long_sums_are_split_and_still_match<D: Device>(cuda: &Cuda<D>) {
     products(cuda, 5, 6, 1000, 4);
 }
 
+/// An id in half of the rows, as the mask is: over many chunks, and with the CPU's bits.
+fn a_heavy_id<D: Device>(cuda: &Cuda<D>) {
+    for (rows, width) in [(64, 4), (65, 33), (500, 36)] {
+        let ids: Vec<u32> = (0..rows as u32).map(|r| if r % 2 == 0 { 3 } else { 4 + r % 7 }).collect();
+        let (d, start) = (values(1, rows * width), values(2, 11 * width));
+        let (params, at) = behind(&start);
+        let (gd, gi, mut grads) = (cuda.f32s(&d), cuda.u32s(&ids), cuda.f32s(&params));
+        cuda.embed_backward(&gi, &gd, &mut grads, at, 1.0, rows, width);
+        let mut cpu = params.clone();
+        embed::scatter_add(&d, &ids, 1.0, &mut cpu[64..], width);
+        assert_close("heavy id, CPU", &cuda.all(&grads), &cpu, EXACT);
+        let mut want = params;
+        embed::reference::scatter_add(&d, &ids, 1.0, &mut want[64..], width);
+        assert_close("heavy id", &cuda.all(&grads), &want, SCATTER.times(40.0));
+    }
+}
+
 fn rows_by_index_match<D: Device>(cuda: &Cuda<D>) {
+    a_heavy_id(cuda);
     check(24, (size(), 1usize..40, width(), any::<u64>()), |(rows, table_rows, width, seed)| {
         let ids = ids(seed, rows, table_rows);
         let table = values(seed, table_rows * width);
