@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn a_papers_preset_is_taken_by_name_and_recognised() {
         let settings = Settings::default();
-        assert_eq!(settings.published(), Some("quality"));
+        assert_eq!(settings.published(), Some("speedy"));
         for preset in Published::all() {
             let chosen = settings.with_choice(preset.name);
             assert_eq!((chosen.policy, chosen.published()), (preset.policy(), Some(preset.name)));
