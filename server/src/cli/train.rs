@@ -11,7 +11,7 @@ use hilda_engine::data::Tokenizer;
 use hilda_engine::data::corpus::Registry;
 use hilda_engine::model::Trunk;
 use hilda_engine::record::Status;
-use hilda_engine::train::step::micro_for;
+use hilda_engine::train::step::{micro_for, micro_rows};
 use hilda_engine::train::{self, FolderError, Hooks, RunFolder, TrainError, checkpoint, input};
 use hilda_kernels::Train;
 
@@ -104,8 +104,10 @@ pub fn start(run: PathBuf, mut config: RunConfig, new: bool, show: Show) -> Resu
         train::check(&config, &data)?;
     }
     let trunk = Trunk::new(train::model_config(&config, &data)?);
-    // a run that goes on keeps what was chosen when it began: its sums have that order
-    config.batch.chosen = RunFolder::status(&run)?.and_then(|s| s.micro);
+    // a run that goes on keeps what was chosen when it began, or what everyone had before that was written down: its sums
+    // have that order
+    let begun = RunFolder::status(&run)?.filter(|s| s.attempt > 0);
+    config.batch.chosen = begun.map(|s| s.micro.unwrap_or_else(|| micro_rows(&config)));
     let device = place(&mut config, &trunk)?;
     if new {
         RunFolder::create(&run, &config)?;
