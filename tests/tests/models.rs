@@ -210,22 +210,27 @@ fn an_autoregressive_model_becomes_a_diffusion_model_and_goes_out_again() {
     // a switch is learned from both of its policies' texts, and until then refused
     sample("switch", &[]).refused(2, &["switch.json", "hilda switch fit"]);
     let measure = |more: &[&str]| {
-        let args = ["switch", "measure", "--model", "block", "--data", "valid.txt", "--out", "s.jsonl"];
-        let sizes = ["--task", "stories", "--prompt", "4", "--length", "16", "--limit", "16"];
+        let args = ["switch", "measure", "--model", "block", "--data", "train.txt", "--out", "s.jsonl"];
+        let sizes = ["--task", "stories", "--prompt", "4", "--length", "16", "--limit", "60"];
         run(&[&args[..], &sizes, more].concat())
     };
     measure(&[]).refused(2, &["--judge"]);
     done(&measure(&["--judge", "ar"]));
-    let lines = |folder: &Path| fs::read_to_string(folder.join("s.jsonl")).unwrap().lines().count();
-    let written = lines(folder.path());
-    assert!(written > 8, "{written}");
+    let measured = || fs::read_to_string(folder.path().join("s.jsonl")).unwrap();
+    let written = measured().lines().count();
+    assert!(written > 40, "{written}");
     // nothing is written twice, and nothing else is mixed in
     done(&measure(&["--judge", "ar"]));
-    assert_eq!(lines(folder.path()), written);
+    assert_eq!(measured().lines().count(), written);
     measure(&["--judge", "ar", "--seed", "1"]).refused(2, &["s.jsonl", "another way"]);
+    let quality =
+        |line: &str| serde_json::from_str::<Value>(line).unwrap()["fast"]["quality"].as_f64().unwrap();
+    let mut qualities: Vec<f64> = measured().lines().skip(1).map(quality).collect();
+    qualities.sort_by(f64::total_cmp);
+    let median = qualities[qualities.len() / 2].to_string();
     let fit = |more: &[&str]| {
-        let args = ["switch", "fit", "--from", "s.jsonl", "--folds", "2", "--json"];
-        run(&[&args[..], more].concat())
+        let args = ["switch", "fit", "--from", "s.jsonl", "--folds", "2", "--target", "wrong", "--json"];
+        run(&[&args[..], &["--below", &median], more].concat())
     };
     fit(&["--features", "near,open"]).refused(2, &["--features"]);
     fit(&["--model", "block.gguf"]).refused(2, &["block.gguf"]);

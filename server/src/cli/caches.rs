@@ -149,7 +149,7 @@ pub fn run(a: &Args) -> Result<(), CliError> {
             "changed": changed as f64 / tokens as f64, "tokens": tokens, "bytes": bytes / texts.len() as f64,
             "bytes_share": bytes / sum(|r| r.bytes, &exact), "evicted": sum(|r| r.evicted, &readings),
         }));
-        bar.update(rows.len() as u64, caches.len() as u64, "");
+        bar.pass(rows.len() as u64, caches.len() as u64);
     }
     bar.finish();
     if a.json {

@@ -64,7 +64,7 @@ pub fn run(a: &Args) -> Result<(), CliError> {
     let writer = Writer { attention: serving.attention, block, shift: serving.shift };
     let weights = Weights::of(model);
     let mut bar = Progress::new("context");
-    let fitted = fit(&weights, writer, &texts, a.context, a.seed, |n| bar.update(n as u64, all as u64, ""));
+    let fitted = fit(&weights, writer, &texts, a.context, a.seed, |n| bar.pass(n as u64, all as u64));
     bar.finish();
     let fitted = fitted.map_err(|e| bad(&e))?;
     let path = folder.join(KVZAP);

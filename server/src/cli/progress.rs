@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::duration_text;
+
 /// A counted piece of work.
 pub struct Progress {
     what: &'static str,
     bar: Option<ProgressBar>,
     spoken: Option<Instant>,
+    began: Instant,
 }
 
 impl Progress {
@@ -19,7 +22,7 @@ impl Progress {
                 .expect("a valid template");
             ProgressBar::new(0).with_style(style).with_prefix(what)
         });
-        Progress { what, bar, spoken: None }
+        Progress { what, bar, spoken: None, began: Instant::now() }
     }
     pub fn update(&mut self, done: u64, of: u64, message: &str) {
         match &self.bar {
@@ -34,6 +37,12 @@ impl Progress {
             }
             None => {}
         }
+    }
+    /// [`Progress::update`] with the time left, as if every part took as long as those done.
+    pub fn pass(&mut self, done: u64, of: u64) {
+        let each = self.began.elapsed().as_secs_f64() / done.max(1) as f64;
+        let left = format!("{} left", duration_text(each * of.saturating_sub(done) as f64));
+        self.update(done, of, &left);
     }
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {

@@ -14,6 +14,7 @@ use hilda_engine::model::source::Source;
 use hilda_kernels::rng::{Rng, Stream};
 use serde::Serialize;
 
+use super::progress::Progress;
 use super::{CliError, data_dir, switch::read};
 use crate::library;
 
@@ -81,6 +82,9 @@ struct Report {
     saved: Option<PathBuf>,
 }
 
+/// Fits over all folds that a report takes.
+const FITS: u64 = 8;
+
 fn wrong(e: InsightError) -> CliError {
     CliError::BadInput(e.to_string())
 }
@@ -126,7 +130,9 @@ pub fn run(a: &Fit) -> Result<(), CliError> {
     let (header, problems) = read(&a.from)?;
     let set = Set::new(&problems, target, a.folds, a.seed).map_err(wrong)?;
     let rows = values(&problems, &features).map_err(wrong)?;
+    let mut bar = Progress::new("fit");
     let p = set.out_of_fold(&rows).map_err(wrong)?;
+    bar.pass(1, FITS);
     let d: Vec<f64> = p.iter().map(|p| 100.0 * p).collect();
     let n = problems.len() as f64;
     let mean = |f: fn(&Problem) -> f64| problems.iter().map(f).sum::<f64>() / n;
@@ -141,7 +147,7 @@ pub fn run(a: &Fit) -> Result<(), CliError> {
         quality_slow: mean(|p| p.slow.quality),
         slow_better: count(|p| p.slow.quality > p.fast.quality),
         fast_better: count(|p| p.slow.quality < p.fast.quality),
-        decides: decides(&problems, &set, a.seed)?,
+        decides: decides(&problems, &set, a.seed, &mut bar)?,
         right: right(&problems, &set),
         frontier: frontier(&problems, &set, &d, &a.at),
         features: features.clone(),
@@ -168,7 +174,7 @@ pub fn run(a: &Fit) -> Result<(), CliError> {
 }
 
 /// Everything that could decide, out of fold where it is fitted.
-fn decides(problems: &[Problem], set: &Set, seed: u64) -> Result<Vec<Told>, CliError> {
+fn decides(problems: &[Problem], set: &Set, seed: u64, bar: &mut Progress) -> Result<Vec<Told>, CliError> {
     let told = |name: &str, scores: &[f64]| Told {
         name: name.into(),
         problems: scores.len(),
@@ -185,14 +191,18 @@ fn decides(problems: &[Problem], set: &Set, seed: u64) -> Result<Vec<Told>, CliE
     let noise: Vec<Vec<f32>> =
         (0..problems.len() as u32).map(|i| (0..32).map(|j| rng.normal(0, i, j) as f32).collect()).collect();
     all.push(told("32 random values, fitted", &set.out_of_fold(&noise).map_err(wrong)?));
-    for features in [
+    bar.pass(2, FITS);
+    for (i, features) in [
         &[Feature::Known][..],
         &[Feature::Near],
         &[Feature::Open],
         &[Feature::Known, Feature::Entropy],
         &[Feature::Near, Feature::Entropy],
         &[Feature::Open, Feature::Entropy],
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         // a forward of one block has no masks that a prefill saw, a full one may have nothing near
         let Ok(rows) = values(problems, features) else { continue };
         let names: Vec<String> = features
@@ -200,7 +210,9 @@ fn decides(problems: &[Problem], set: &Set, seed: u64) -> Result<Vec<Told>, CliE
             .map(|f| serde_json::to_value(f).expect("plain data").as_str().unwrap_or("").into())
             .collect();
         all.push(told(&format!("{}, fitted", names.join(" + ")), &set.out_of_fold(&rows).map_err(wrong)?));
+        bar.pass(i as u64 + 3, FITS);
     }
+    bar.finish();
     Ok(all)
 }
 

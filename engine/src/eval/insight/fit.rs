@@ -115,19 +115,28 @@ impl<'a> Set<'a> {
         Ok(Logistic::fit(&x, &y, lambda)?)
     }
 
-    /// The penalty with the least log loss in folds of the problems `on`.
+    /// The penalty with the least log loss in folds of the problems `on`; the strongest where none of them can tell, because
+    /// what is left to fit on has one label.
     fn penalty(&self, rows: &[Vec<f32>], on: &[usize]) -> Result<f64, InsightError> {
         let ids: Vec<&str> = on.iter().map(|i| self.ids[*i]).collect();
         let inner = folds(&ids, INNER, self.seed + 1);
+        let side = |f: usize| -> (Vec<usize>, Vec<usize>) {
+            let (test, train): (Vec<_>, Vec<_>) = on.iter().zip(&inner).partition(|(_, g)| **g == f);
+            let of = |s: Vec<(&usize, &usize)>| s.into_iter().map(|(i, _)| *i).collect();
+            (of(train), of(test))
+        };
+        let both = |train: &[usize]| train.iter().any(|i| self.labels[*i] != self.labels[train[0]]);
+        let sides: Vec<(Vec<usize>, Vec<usize>)> =
+            (0..INNER).map(side).filter(|(train, _)| both(train)).collect();
+        if sides.is_empty() {
+            return Ok(LAMBDAS.iter().copied().fold(0.0, f64::max));
+        }
         let mut best = (f64::INFINITY, LAMBDAS[0]);
         for lambda in LAMBDAS {
             let mut loss = 0.0;
-            for f in 0..INNER {
-                let (test, train): (Vec<_>, Vec<_>) = on.iter().zip(&inner).partition(|(_, g)| **g == f);
-                let side = |s: &[(&usize, &usize)]| s.iter().map(|(i, _)| **i).collect::<Vec<usize>>();
-                let (train, test) = (side(&train), side(&test));
-                let fit = self.fit(rows, &train, lambda)?;
-                for i in test {
+            for (train, test) in &sides {
+                let fit = self.fit(rows, train, lambda)?;
+                for i in test.iter().copied() {
                     let p = fit.p(&rows[i]).clamp(1e-12, 1.0 - 1e-12);
                     loss -= if self.labels[i] { p.ln() } else { (1.0 - p).ln() };
                 }
@@ -144,13 +153,16 @@ impl<'a> Set<'a> {
     /// # Errors
     /// A training side with one label.
     pub fn out_of_fold(&self, rows: &[Vec<f32>]) -> Result<Vec<f64>, InsightError> {
-        let mut p = vec![0.0; rows.len()];
-        for f in 0..self.k {
+        let fold = |f: usize| -> Result<Vec<(usize, f64)>, InsightError> {
             let (test, train): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|i| self.folds[*i] == f);
             let of = |side: &[usize]| side.iter().map(|i| self.ids[*i]).collect::<Vec<_>>();
             apart(of(&train), of(&test))?;
             let fit = self.fit(rows, &train, self.penalty(rows, &train)?)?;
-            test.iter().for_each(|i| p[*i] = fit.p(&rows[*i]));
+            Ok(test.into_iter().map(|i| (i, fit.p(&rows[i]))).collect())
+        };
+        let mut p = vec![0.0; rows.len()];
+        for told in hilda_kernels::par::map(self.k, fold) {
+            told?.into_iter().for_each(|(i, chance)| p[i] = chance);
         }
         Ok(p)
     }
