@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hilda_tests::program::{self, Ended};
 use hilda_tests::{hilda_or_skip, material};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A folder with stories and an autoregressive model in `ar/`.
 fn trained(hilda: &Path) -> tempfile::TempDir {
@@ -207,6 +207,25 @@ fn an_autoregressive_model_becomes_a_diffusion_model_and_goes_out_again() {
     let unread = sample("quality", &[]);
     done(&unread);
     assert!(unread.err.contains("not trained to edit"), "{}", unread.err);
+    // problems with answers: who solves how many; what is too long for the context is left out
+    let problem = |question: &str, answer: u32| json!({"question": question, "answer": format!("so it is\n#### {answer}")});
+    let problems =
+        [problem("two and two", 4), problem(&"and more ".repeat(400), 5), problem("Lily has a cat", 1)];
+    let text: String = problems.iter().map(|p| format!("{p}\n")).collect();
+    fs::write(folder.path().join("problems.jsonl"), text).unwrap();
+    let solve = |data: &str, length: &str| {
+        let args = ["decode-bench", "--model", "block", "--judge", "ar", "--data", data, "--task", "gsm8k"];
+        let sizes =
+            ["--length", length, "--window", "8", "--policy", "threshold", "--temperature", "0.8", "--json"];
+        run(&[&args[..], &sizes].concat())
+    };
+    let solved = solve("problems.jsonl", "16");
+    done(&solved);
+    assert_eq!(solved.json()["texts"], 2, "{}", solved.err);
+    assert!(solved.err.contains("1 problems are longer"), "{}", solved.err);
+    assert!(solved.json()["points"].as_array().unwrap().iter().all(|p| p["accuracy"][0].is_number()));
+    solve("valid.txt", "16").refused(2, &["valid.txt"]);
+    solve("problems.jsonl", "4000").refused(2, &["no problem fits"]);
     // a switch is learned from both of its policies' texts, and until then refused
     sample("switch", &[]).refused(2, &["switch.json", "hilda switch fit"]);
     let measure = |more: &[&str]| {

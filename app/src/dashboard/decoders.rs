@@ -53,6 +53,9 @@ pub struct DecoderPoint {
     pub entropy: Option<f64>,
     #[serde(default)]
     pub excess: Option<f64>,
+    /// share of problems solved and its standard error, where answers can be checked
+    #[serde(default)]
+    pub accuracy: Option<(f64, f64)>,
     #[serde(default)]
     pub tokens_per_forward: Option<f64>,
     #[serde(default)]
@@ -286,8 +289,9 @@ fn Chosen(point: DecoderPoint) -> impl IntoView {
         <section class="card chosen" aria-label="The chosen decoder">
             <h3>{point.name()}</h3>
             <p class="small">{format!(
-                "{} nats per token · entropy {} · excess {} · {} tokens a forward · {} edits",
-                nats(&point), number(point.entropy, 2), excess(&point), number(point.tokens_per_forward, 2), point.edits
+                "{} nats per token · entropy {} · excess {} · {} tokens a forward · {} edits{}",
+                nats(&point), number(point.entropy, 2), excess(&point), number(point.tokens_per_forward, 2), point.edits,
+                point.accuracy.map_or(String::new(), |a| format!(" · {:.1} ± {:.1} % solved", 100.0 * a.0, 100.0 * a.1))
             )}</p>
             {none.then(|| view! {
                 <p class="mut">"No text of this decoder was kept: the result is older than recordings, was made with "<code>"--keep 0"</code>", or had no room left."</p>

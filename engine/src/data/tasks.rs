@@ -60,6 +60,19 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// Does a written solution end in the answer? What follows its last `####` counts, to the end of the line, without white
+    /// space, thousands' commas and a full stop; a text without that mark is wrong.
+    pub fn solved_by(&self, text: &str) -> bool {
+        let number = |s: &str| {
+            let s: String = s.chars().filter(|c| !c.is_whitespace() && *c != ',').collect();
+            s.trim_end_matches('.').to_string()
+        };
+        let told = text.rsplit_once("####").and_then(|(_, rest)| rest.trim_start().lines().next());
+        told.is_some_and(|told| number(told) == number(&self.answer))
+    }
+}
+
 /// Removes every `<<...>>` inside a line.
 pub fn strip_marks(text: &str) -> String {
     let (mut out, mut rest) = (String::with_capacity(text.len()), text);
@@ -88,6 +101,18 @@ mod tests {
         let want = "Question: How many?\nAnswer: 48/2 = 24 clips.\nSo 24.\n#### 1,024";
         assert_eq!(problems[0].document(false), want);
         assert!(problems[0].document(true).contains("= <<48/2=24>>24"));
+    }
+
+    #[test]
+    fn an_answer_is_what_follows_the_last_mark() {
+        let line = r###"{"question": "q", "answer": "s\n#### 1,024"}"###;
+        let problem = &gsm8k("f", line).unwrap()[0];
+        for right in ["#### 1024", "a\n#### 3\n####1,024.\nmore", &problem.document(false)] {
+            assert!(problem.solved_by(right), "{right}");
+        }
+        for wrong in ["1024", "", "#### 1024 apples", "#### 1024\n#### 7", "####"] {
+            assert!(!problem.solved_by(wrong), "{wrong}");
+        }
     }
 
     #[test]

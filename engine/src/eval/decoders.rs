@@ -75,6 +75,10 @@ pub struct Point {
     /// from an exact cache, where the policy has it checked
     #[serde(skip_serializing_if = "Option::is_none")]
     pub divergence: Option<Divergence>,
+    /// share of problems that were solved and its standard error, where the texts are answers that can be checked; told by
+    /// who knows the answers
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<(f64, f64)>,
     /// of decoding alone; told by who measured
     pub seconds: f64,
     /// nats above the reference decoder at this entropy; none outside its curve
@@ -114,10 +118,18 @@ impl Point {
                 .iter()
                 .filter_map(|s| s.trajectory.footer.divergence)
                 .reduce(Divergence::join),
+            accuracy: None,
             seconds,
             excess: None,
         }
     }
+}
+
+/// Share of right ones and its standard error over problems.
+pub fn accuracy(right: &[bool]) -> (f64, f64) {
+    let n = right.len().max(1) as f64;
+    let share = right.iter().filter(|r| **r).count() as f64 / n;
+    (share, (share * (1.0 - share) / n).sqrt())
 }
 
 /// Linear interpolation of (entropy, nats) points in any order; none outside them or for not-a-number.
@@ -178,6 +190,7 @@ mod tests {
             cache_bytes: 0.0,
             evicted: 0,
             divergence: None,
+            accuracy: None,
             seconds: 1.0,
             excess: None,
         };

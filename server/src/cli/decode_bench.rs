@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use hilda_engine::data::Tokenizer;
 use hilda_engine::data::document::{guess_format, read_documents};
+use hilda_engine::data::tasks::{Problem, gsm8k};
 use hilda_engine::decode::{Attention, DecodeConfig, Method, PolicySpec, Trajectory};
-use hilda_engine::eval::decoders::{Point, Sample, compare, judged};
+use hilda_engine::eval::decoders::{Point, Sample, accuracy, compare, judged};
 use hilda_engine::eval::judge::TextJudge;
 use hilda_engine::files;
 use hilda_engine::model::generate::{GenerateError, Request, decode_config};
@@ -37,6 +38,10 @@ pub struct Args {
     /// text or JSONL file; every document's beginning is a prompt
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
+    /// gsm8k: the file holds problems (JSON lines with question and answer), each question is a prompt, and the share of
+    /// problems that every decoder solves is told; --prompt means nothing then
+    #[arg(long, value_parser = ["gsm8k"])]
+    task: Option<String>,
     /// a policy as JSON or by name, again and again; a list in place of a parameter stands for each of its values
     /// [default: a grid over all of them]
     #[arg(long)]
@@ -195,11 +200,18 @@ pub fn run(a: Args) -> Result<(), CliError> {
     if model.serving.attention == Attention::Causal {
         return Err(bad(format!("{}: a causal model has one decoder, left to right", a.model.display())));
     }
-    let prompts = prompts(&a.data, &tokenizer, a.prompt, a.limit)?;
+    let problems = match &a.task {
+        Some(_) => problems(&a, &tokenizer, model.config.context)?,
+        None => vec![],
+    };
+    let prompts = match &a.task {
+        Some(_) => problems.iter().map(Problem::prompt).collect(),
+        None => prompts(&a.data, &tokenizer, a.prompt, a.limit)?,
+    };
     let (other, other_tokenizer) = open_model(&a.judge)?;
     let judge = TextJudge::new(&other, other_tokenizer)
         .map_err(|e| bad(format!("--judge {}: {e}", a.judge.display())))?;
-    let measured = measure(&a, &model, &tokenizer, &judge, &policies, &temperatures, &prompts)?;
+    let measured = measure(&a, &model, &tokenizer, &judge, &policies, &temperatures, &prompts, &problems)?;
     let Measured { points, first, kept, left_out } = measured;
     if left_out > 0 {
         eprintln!("{left_out} recordings were too long to be kept");
@@ -271,6 +283,38 @@ pub fn prompts(
     Ok(prompts)
 }
 
+/// The problems of a file whose prompt and `--length` fit the context, at most `--limit` of them (0 = all).
+///
+/// # Errors
+/// A file that does not read, or without such a problem.
+fn problems(a: &Args, tokenizer: &Tokenizer, context: usize) -> Result<Vec<Problem>, CliError> {
+    let (file, bad) = (a.data.display().to_string(), |e: String| CliError::BadInput(e));
+    let text = fs::read_to_string(&a.data).map_err(|e| bad(format!("{file}: {e}")))?;
+    let all = gsm8k(&file, &text).map_err(|e| bad(e.to_string()))?;
+    let mut fitting = vec![];
+    let mut long = 0;
+    for problem in all {
+        if a.limit > 0 && fitting.len() == a.limit {
+            break;
+        }
+        // the token that begins a document stands before the prompt
+        let ids = tokenizer.encode(&problem.prompt()).map_err(|e| bad(e.to_string()))?;
+        if ids.len() + 1 + a.length <= context {
+            fitting.push(problem);
+        } else {
+            long += 1;
+        }
+    }
+    if fitting.is_empty() {
+        let length = a.length;
+        return Err(bad(format!("{file}: no problem fits {context} tokens with --length {length}")));
+    }
+    if long > 0 {
+        eprintln!("{long} problems are longer than the model's context allows and are left out");
+    }
+    Ok(fitting)
+}
+
 /// What was measured: a point, its first text and its recordings for every decoder and temperature.
 struct Measured {
     points: Vec<Point>,
@@ -309,6 +353,7 @@ fn measure(
     policies: &[PolicySpec],
     temperatures: &[f32],
     prompts: &[String],
+    problems: &[Problem],
 ) -> Result<Measured, CliError> {
     let mut batch = Batch::new(&Cpu, Arc::new(Weights::new(&Cpu, model)), model.config.context);
     let mut m = Measured { points: vec![], first: vec![], kept: vec![], left_out: 0 };
@@ -360,7 +405,13 @@ fn measure(
                 }
             }
             m.kept.push(kept);
-            m.points.push(Point::new(*policy, *temperature, &samples, seconds));
+            let mut point = Point::new(*policy, *temperature, &samples, seconds);
+            if !problems.is_empty() {
+                let solved = |(p, s): (&Problem, &Sample)| p.solved_by(&s.text);
+                point.accuracy =
+                    Some(accuracy(&problems.iter().zip(&samples).map(solved).collect::<Vec<_>>()));
+            }
+            m.points.push(point);
             m.first.extend(samples.into_iter().next());
             let done = m.points.len();
             let left = began.elapsed().as_secs_f64() / done as f64 * total.saturating_sub(done) as f64;
@@ -404,12 +455,12 @@ pub fn parameters(policy: &PolicySpec) -> String {
 
 fn csv(points: &[Point]) -> String {
     let mut out = String::from(
-        "kind,parameters,temperature,texts,judge_nll,judge_nll_stderr,unigram_entropy,unigram_entropy_stderr,excess,tokens,forwards,tokens_per_forward,positions,edits,forced,finished,short,seconds\n",
+        "kind,parameters,temperature,texts,judge_nll,judge_nll_stderr,unigram_entropy,unigram_entropy_stderr,excess,accuracy,accuracy_stderr,tokens,forwards,tokens_per_forward,positions,edits,forced,finished,short,seconds\n",
     );
     for p in points {
         let _ = writeln!(
             out,
-            "{},\"{}\",{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
+            "{},\"{}\",{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
             p.policy.kind(),
             parameters(&p.policy),
             p.temperature,
@@ -419,6 +470,8 @@ fn csv(points: &[Point]) -> String {
             p.entropy,
             p.entropy_stderr,
             p.excess.map(|e| e.to_string()).unwrap_or_default(),
+            p.accuracy.map(|a| a.0.to_string()).unwrap_or_default(),
+            p.accuracy.map(|a| a.1.to_string()).unwrap_or_default(),
             p.tokens,
             p.forwards,
             p.tokens_per_forward,
@@ -446,6 +499,9 @@ fn table(points: &[Point]) -> String {
             "{decoder:<44} {:>4.1} {:>7.3} ± {:<5.3} {:>8.3} {excess:>8} {:>9.2} {:>6}",
             p.temperature, p.nll, p.nll_stderr, p.entropy, p.tokens_per_forward, p.edits
         );
+        if let Some((share, error)) = p.accuracy {
+            let _ = writeln!(out, "{:<44} {:.1} ± {:.1} % solved", "", 100.0 * share, 100.0 * error);
+        }
     }
     out
 }

@@ -166,11 +166,13 @@ fn picture(s: &mut String, points: &[Point]) {
 }
 
 fn table(s: &mut String, points: &[Point]) {
-    *s += "<h2>Every decoder</h2><div class=\"wide\"><table><thead><tr><th>decoder</th><th>T</th><th>nats / token</th><th>entropy</th><th>excess</th><th>tokens / forward</th><th>positions / token</th><th>edits</th><th>finished</th></tr></thead><tbody>";
+    let checked = points.iter().any(|p| p.accuracy.is_some());
+    *s += "<h2>Every decoder</h2><div class=\"wide\"><table><thead><tr><th>decoder</th><th>T</th><th>nats / token</th><th>entropy</th><th>excess</th><th>tokens / forward</th><th>positions / token</th><th>edits</th><th>finished</th>";
+    *s += if checked { "<th>solved, %</th></tr></thead><tbody>" } else { "</tr></thead><tbody>" };
     for (i, p) in points.iter().enumerate() {
         let _ = write!(
             s,
-            "<tr><td><a href=\"#d{i}\">{} {}</a></td><td>{}</td><td>{:.3} ± {:.3}</td><td>{:.2}</td><td>{}</td><td>{:.2}</td><td>{:.1}</td><td>{}</td><td>{} of {}</td></tr>",
+            "<tr><td><a href=\"#d{i}\">{} {}</a></td><td>{}</td><td>{:.3} ± {:.3}</td><td>{:.2}</td><td>{}</td><td>{:.2}</td><td>{:.1}</td><td>{}</td><td>{} of {}</td>",
             p.policy.kind(),
             escape(&parameters(&p.policy)),
             p.temperature,
@@ -184,6 +186,11 @@ fn table(s: &mut String, points: &[Point]) {
             p.finished,
             p.texts
         );
+        if checked {
+            let told = |a: (f64, f64)| format!("{:.1} ± {:.1}", 100.0 * a.0, 100.0 * a.1);
+            let _ = write!(s, "<td>{}</td>", p.accuracy.map_or_else(String::new, told));
+        }
+        *s += "</tr>";
     }
     *s += "</tbody></table></div>";
 }
