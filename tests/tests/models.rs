@@ -230,7 +230,8 @@ fn an_autoregressive_model_becomes_a_diffusion_model_and_goes_out_again() {
     sample("switch", &[]).refused(2, &["switch.json", "hilda switch fit"]);
     let measure = |more: &[&str]| {
         let args = ["switch", "measure", "--model", "block", "--data", "train.txt", "--out", "s.jsonl"];
-        let sizes = ["--task", "stories", "--prompt", "4", "--length", "16", "--limit", "60"];
+        let sizes =
+            ["--task", "stories", "--prompt", "4", "--length", "16", "--limit", "60", "--temperature", "1"];
         run(&[&args[..], &sizes, more].concat())
     };
     measure(&[]).refused(2, &["--judge"]);
