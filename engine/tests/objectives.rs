@@ -4,7 +4,7 @@ use hilda_engine::config::{ModelSpec, RunConfig};
 use hilda_engine::data::Packed;
 use hilda_engine::model::Trunk;
 use hilda_engine::train::Learner;
-use hilda_engine::train::step::plan_rows;
+use hilda_engine::train::memory::plan_rows;
 use hilda_kernels::Cpu;
 
 fn config(phase: &str) -> RunConfig {

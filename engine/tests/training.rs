@@ -8,7 +8,8 @@ use hilda_engine::data::Packed;
 use hilda_engine::data::Tokenizer;
 use hilda_engine::model::{Layout, Trunk, checkpoint as model};
 use hilda_engine::record::{Metric, State};
-use hilda_engine::train::step::{Learner, keep, plan_rows};
+use hilda_engine::train::memory::{keep, plan_rows};
+use hilda_engine::train::step::Learner;
 use hilda_engine::train::trainer::model_config;
 use hilda_engine::train::{FolderError, Hooks, Input, Outcome, RunFolder, TrainError, checkpoint, train};
 use hilda_kernels::Cpu;
@@ -344,7 +345,7 @@ fn another_tokenizer_or_shape_is_refused() {
 
 #[test]
 fn rows_of_a_forward_follow_the_device_unless_the_recipe_says() {
-    use hilda_engine::train::step::{micro_for, micro_rows};
+    use hilda_engine::train::memory::{micro_for, micro_rows};
     let mut config = recipe("", PHASES);
     let trunk = Trunk::new(model_config(&config, &input()).unwrap());
     let bytes = |config: &RunConfig, micro: usize| {

@@ -5,7 +5,8 @@
 use hilda_engine::config::{Arch, Family, Mlp, ModelConfig, ModelSpec, RunConfig, Sliding};
 use hilda_engine::data::Packed;
 use hilda_engine::model::Trunk;
-use hilda_engine::train::step::{Learner, keep, plan_rows};
+use hilda_engine::train::memory::{keep, plan_rows};
+use hilda_engine::train::step::Learner;
 use hilda_kernels::{Cpu, Train};
 use serde::Serialize;
 

@@ -16,7 +16,7 @@ use hilda_engine::{
     model::{
         LoadedModel, Serving,
         checkpoint::{self, Format},
-        inspect::{Facts, inspect},
+        inspect::{CacheFacts, Facts, inspect},
         page::{self, Fit},
         session::Weights,
     },
@@ -89,6 +89,8 @@ pub struct Memory {
     /// bytes to decode 256 positions, and to train whole rows of that length one at a time
     pub decode_bytes: u64,
     pub train_bytes: u64,
+    /// keys and values of a text that fills the context
+    pub cache: CacheFacts,
     #[serde(flatten)]
     pub fits: Fits,
 }
@@ -150,7 +152,7 @@ fn card_text(folder: &Path) -> Option<String> {
 impl ModelCard {
     /// The same with what its files say.
     fn with(self, facts: &Facts, folder: &Path) -> ModelCard {
-        let bytes = (facts.decode_bytes, facts.train_bytes, Fits::new(facts));
+        let bytes = (facts.decode_bytes, facts.train_bytes, facts.cache, Fits::new(facts));
         ModelCard {
             parameters: facts.parameters,
             context: facts.shape.as_ref().map(|c| c.context as u64),
@@ -161,8 +163,8 @@ impl ModelCard {
             formats: facts.formats.keys().cloned().collect(),
             card: card_text(folder),
             memory: match bytes {
-                (Some(decode_bytes), Some(train_bytes), Some(fits)) => {
-                    Some(Memory { decode_bytes, train_bytes, fits })
+                (Some(decode_bytes), Some(train_bytes), Some(cache), Some(fits)) => {
+                    Some(Memory { decode_bytes, train_bytes, cache, fits })
                 }
                 _ => None,
             },

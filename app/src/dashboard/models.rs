@@ -71,18 +71,37 @@ pub struct ModelCard {
     pub problems: Vec<String>,
 }
 
+/// Bytes of the keys and values of so many positions, in f32 and with finished blocks in 4 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct Cache {
+    pub positions: u64,
+    pub f32: u64,
+    pub q4: Option<u64>,
+}
+
+impl Cache {
+    /// "keys and values of 256 positions 4.2 MB, 1.1 MB in 4 bits"
+    fn words(&self) -> String {
+        let b = format::bytes;
+        let less = self.q4.map_or(String::new(), |q4| format!(", {} in 4 bits", b(q4)));
+        format!("keys and values of {} positions {}{less}", self.positions, b(self.f32))
+    }
+}
+
 /// What a model needs on the server's machine.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct Memory {
     pub decode_bytes: u64,
     pub train_bytes: u64,
+    /// keys and values of a text that fills the context
+    pub cache: Cache,
     pub decode: bool,
     pub train: bool,
     pub memory_free: u64,
 }
 
 impl Memory {
-    /// "0.6 GB to decode, 2.3 GB to train; 14 GB are free: trains here"
+    /// "0.6 GB to decode, 2.3 GB to train, keys and values of 256 positions 4.2 MB; 14 GB are free: trains here"
     fn words(&self) -> String {
         let verdict = match (self.train, self.decode) {
             (true, _) => "trains here",
@@ -91,9 +110,10 @@ impl Memory {
         };
         let b = format::bytes;
         format!(
-            "{} to decode, {} to train; {} are free: {verdict}",
+            "{} to decode, {} to train, {}; {} are free: {verdict}",
             b(self.decode_bytes),
             b(self.train_bytes),
+            self.cache.words(),
             b(self.memory_free)
         )
     }

@@ -1,7 +1,9 @@
-"""Writes the 9 M backbone with random float32 weights as ONNX: ids [1, 128] -> logits [1, 128, 4096].
+"""Writes the 9 M backbone with random float32 weights as ONNX: ids [1, L] -> logits [1, L, 4096].
 
 x = E[ids]; per layer: x += O attention(rope(Q h), rope(K h), V h) with h = rms(x), then x += D (silu(G h) * (U h));
 logits = rms(x) E^T. Rotary positions use the half-split pairing (i, i + head_dim / 2) with theta 10000.
+
+Usage: model.py MODEL.onnx [L], 128 positions where nothing else is asked for.
 """
 
 import sys
@@ -10,7 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-L, V, D, LAYERS, H, MLP, THETA, EPS = 128, 4096, 256, 8, 4, 1024, 10000.0, 1e-5
+L = int(sys.argv[2]) if len(sys.argv) > 2 else 128
+V, D, LAYERS, H, MLP, THETA, EPS = 4096, 256, 8, 4, 1024, 10000.0, 1e-5
 HEAD = D // H
 
 rng = np.random.default_rng(1)

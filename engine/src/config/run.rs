@@ -84,7 +84,7 @@ impl Default for PackingSpec {
 pub struct BatchSpec {
     /// rows of one optimiser step
     pub rows: usize,
-    /// rows of one forward; gradients accumulate. None: chosen for the device ([`crate::train::step::micro_for`])
+    /// rows of one forward; gradients accumulate. None: chosen for the device ([`crate::train::memory::micro_for`])
     #[serde(default)]
     pub micro: Option<usize>,
     /// what was chosen where `micro` is None; no part of a recipe, kept in the run's status

@@ -10,7 +10,7 @@ use crate::model::cache::Surrogate;
 
 use super::{
     DecodeError,
-    policy::{Eos, Method, PolicySpec, Press, Score},
+    policy::{Compression, Eos, Method, PolicySpec, Press, Score},
     switch::Switch,
 };
 
@@ -158,6 +158,12 @@ impl DecodeConfig {
             (Attention::Causal, _) | (_, 0) => self.length.max(1),
             (_, b) => b.min(self.length.max(1)),
         }
+    }
+
+    /// How finished blocks are kept, the model's own ones or those that a causal text is divided into.
+    pub fn compression(&self) -> Compression {
+        let block = if self.attention == Attention::Causal { 0 } else { self.block() };
+        self.policy.caching.compression(block, self.surrogate.as_ref())
     }
 
     /// May `id` be written?

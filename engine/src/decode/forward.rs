@@ -12,7 +12,7 @@
 //! that this row is computed again.
 //!
 //! - bidirectional with an approximate cache: see [`super::policy::Caching`]; finished blocks that are rounded or have lost
-//!   positions: [`Compression`].
+//!   positions: [`Compression`](super::policy::Compression).
 //!
 //! A policy that judges written tokens without themselves (WINO) gets a shadow of the block behind the queries; a forward in
 //! which nothing of the block is written goes without.
@@ -24,7 +24,7 @@
 
 use super::{
     Attention, CacheOp, Decoder, ForwardRequest, Shadow, Status, Want,
-    policy::{CacheMode, Compression},
+    policy::CacheMode,
     trajectory::{CacheEvent, StepKind},
 };
 
@@ -139,7 +139,7 @@ impl Decoder {
             rule: shadowed.unwrap_or(joint.rule()),
             block_size: if joint == Attention::Bidirectional { 0 } else { self.config.block_size },
             cache,
-            compression: self.compression(),
+            compression: self.config.compression(),
             want: Want {
                 rows,
                 top_k: self.config.top_k,
@@ -150,13 +150,6 @@ impl Decoder {
             },
         };
         Pending { request, kind, block }
-    }
-
-    /// How finished blocks are kept, the model's own ones or those that a causal text is divided into.
-    fn compression(&self) -> Compression {
-        let caching = self.config.policy.caching;
-        let block = if self.config.attention == Attention::Causal { 0 } else { self.config.block() };
-        caching.compression(block, self.config.surrogate.as_ref())
     }
 
     /// Is a forward that reads `kept` cached positions to be compared with one that reads none?

@@ -19,7 +19,7 @@ use hilda_kernels::{AttentionShape, Backend, MaskRule, Place, RopeShape};
 use super::trunk::LayerActs;
 use super::{SessionError, Trunk};
 use crate::decode::policy::{Compression, Press, SINKS};
-use crate::decode::{ForwardRequest, Held};
+use crate::decode::{Attention, DecodeConfig, ForwardRequest, Held};
 use host::Host;
 pub use surrogate::{KVZAP, Linear, Surrogate, Target};
 
@@ -150,7 +150,7 @@ impl Trunk {
     /// Bytes of keys and values of `positions` positions of finished blocks kept as `how` says: 8 layers kv_heads head_dim
     /// each in f32. Rounded: head_dim bits / 4 a head and position for both codes, 4 bytes for the step of its values and
     /// 4 head_dim a block for those of its keys; the first positions and the last block stay f32. A press by share leaves
-    /// floor(T (1 - ratio)), with 4 bytes for the place of each; what a threshold leaves depends on the text.
+    /// floor(T (1 - ratio)) of T positions of finished blocks, with 4 bytes for the place of each; what a threshold leaves depends on the text.
     pub fn cache_bytes(&self, how: &Compression, positions: usize) -> u64 {
         let (c, block) = (&self.config, (how.block as usize).max(1));
         let (d, sinks) = (c.head_dim, SINKS as usize);
@@ -158,7 +158,8 @@ impl Trunk {
         // of one head
         let whole = sinks.min(old) + positions - old;
         let drops = how.press != Press::None && how.ratio > 0.0 && old > 0;
-        let most = ((1.0 - how.ratio as f64) * positions as f64 + 1e-6) as usize;
+        let done = positions / block * block;
+        let most = ((1.0 - how.ratio as f64) * done as f64 + 1e-6) as usize + positions - done;
         let kept = if drops { most.clamp(whole, positions) } else { positions };
         let middle = kept - whole;
         let chunks = (old / block).saturating_sub(sinks / block);
@@ -167,6 +168,29 @@ impl Trunk {
         });
         let places = if drops { 4 * middle } else { 0 };
         (c.layers * c.kv_heads * (8 * d * whole + coded + places)) as u64
+    }
+
+    /// Bytes of keys and values that a whole text of `config` will keep, known before its first forward: all finished blocks
+    /// of a block-causal text, all but the last position of a causal one, every position under an approximate cache, nothing
+    /// where everything is computed anew. For a press by threshold, which depends on the text, those of no press; a search
+    /// keeps as much for each of its texts.
+    pub fn planned_cache(&self, config: &DecodeConfig) -> u64 {
+        let (length, caching) = (config.length as usize, config.policy.caching);
+        let positions = match config.attention {
+            _ if config.policy.candidate.guidance != 0.0 => 0,
+            Attention::Bidirectional if caching.approximate() => length,
+            Attention::Bidirectional => 0,
+            Attention::BlockCausal => {
+                let block = config.block() as usize;
+                length.saturating_sub(1) / block * block
+            }
+            Attention::Causal => length.saturating_sub(1),
+        };
+        let mut how = config.compression();
+        if how.tau.is_some() {
+            how.press = Press::None;
+        }
+        self.cache_bytes(&how, positions)
     }
 
     /// Turns keys [rows, kv_heads head_dim, with values behind them or not: `stride` a row] back to where they stood before

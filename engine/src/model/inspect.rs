@@ -12,6 +12,8 @@ use super::source::{Source, SourceError, Weights};
 use super::{Keep, Layout, Serving, Trunk, family, quant};
 use crate::config::{Family, ModelConfig};
 use crate::data::Tokenizer;
+use crate::decode::Attention;
+use crate::decode::policy::{Caching, Storage};
 
 /// Something that keeps a model from being used as it is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -99,9 +101,39 @@ pub struct Facts {
     /// memory to decode 256 positions, and to train whole rows of that length one at a time
     pub decode_bytes: Option<u64>,
     pub train_bytes: Option<u64>,
+    /// keys and values of a text that fills the context
+    pub cache: Option<CacheFacts>,
     /// what it would be in the page
     pub page: Option<Fit>,
     pub problems: Vec<Problem>,
+}
+
+/// Bytes of the keys and values of a whole context ([`Trunk::cache_bytes`]): as computed, and with finished blocks rounded,
+/// where a model has blocks that finish.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct CacheFacts {
+    pub positions: u64,
+    pub f32: u64,
+    pub q8: Option<u64>,
+    pub q4: Option<u64>,
+}
+
+impl CacheFacts {
+    fn new(trunk: &Trunk, serving: Serving) -> CacheFacts {
+        let positions = trunk.config.context;
+        let finish = serving.attention != Attention::Bidirectional;
+        let block = if serving.attention == Attention::Causal { 0 } else { serving.block_size as u32 };
+        let bytes = |cache_storage| {
+            let caching = Caching { cache_storage, ..Caching::default() };
+            trunk.cache_bytes(&caching.compression(block, None), positions)
+        };
+        CacheFacts {
+            positions: positions as u64,
+            f32: bytes(Storage::F32),
+            q8: finish.then(|| bytes(Storage::Q8)),
+            q4: finish.then(|| bytes(Storage::Q4)),
+        }
+    }
 }
 
 /// Positions that the memory figures are for.
@@ -135,6 +167,7 @@ pub fn inspect(path: &Path) -> Result<Facts, SourceError> {
         bytes: 0,
         decode_bytes: None,
         train_bytes: None,
+        cache: None,
         page: None,
         problems: vec![],
     };
@@ -182,6 +215,7 @@ pub fn inspect(path: &Path) -> Result<Facts, SourceError> {
         let (trunk, layout) = (Trunk::new(c.clone()), Layout::new(&c).total);
         facts.decode_bytes = Some((4 * layout + trunk.plan_bytes(POSITIONS, Keep::Nothing)) as u64);
         facts.train_bytes = Some((16 * layout + trunk.plan_bytes(POSITIONS, Keep::Activations)) as u64);
+        facts.cache = facts.serving.map(|serving| CacheFacts::new(&trunk, serving));
         facts.page = Some(Fit::new(&c));
         facts.shape = Some(c);
     }

@@ -9,7 +9,7 @@
 use hilda_kernels::head::{RowHead, STATS};
 use hilda_kernels::{HeadJob, Train};
 
-use super::step::micro_rows;
+use super::memory::micro_rows;
 use crate::config::RunConfig;
 use crate::data::Row;
 use crate::diffusion::batch::Normaliser;

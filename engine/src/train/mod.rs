@@ -4,6 +4,7 @@ pub mod checkpoint;
 mod drafts;
 pub mod folder;
 pub mod input;
+pub mod memory;
 pub mod samples;
 pub mod schedule;
 pub mod step;
@@ -11,5 +12,6 @@ pub mod trainer;
 
 pub use folder::{FolderError, RunFolder};
 pub use input::Input;
-pub use step::{Learner, planned_bytes};
+pub use memory::planned_bytes;
+pub use step::Learner;
 pub use trainer::{Hooks, Outcome, TrainError, check, model_config, train};

@@ -14,7 +14,8 @@ use hilda_engine::decode::{CacheOp, ForwardRequest, Want};
 use hilda_engine::model::{Layout, Serving, Session, Trunk, Weights};
 use hilda_engine::train::{
     self,
-    step::{Learner, keep, plan_rows},
+    memory::{keep, plan_rows},
+    step::Learner,
 };
 use hilda_kernels::{Base, Cpu, Train, par};
 
@@ -201,7 +202,7 @@ fn train<B: Train + Clone>(
         answers: vec![],
     };
     let trunk = Trunk::new(config.clone());
-    recipe.batch.chosen = Some(train::step::micro_for(&recipe, &trunk, memory));
+    recipe.batch.chosen = Some(train::memory::micro_for(&recipe, &trunk, memory));
     // (held, most) before anything of the step is there
     let most = memory::peak();
     let resident = memory::restart();
@@ -223,7 +224,7 @@ fn train<B: Train + Clone>(
     let tokens = (args.rows * length) as f64;
     let figures = serde_json::json!({
         "preset": args.preset, "objective": args.objective, "parameters": config.parameters(),
-        "batch_rows": args.rows, "micro": train::step::micro_rows(&recipe), "length": length,
+        "batch_rows": args.rows, "micro": train::memory::micro_rows(&recipe), "length": length,
         "seconds_per_step": t, "tokens_per_s": tokens / t, "flops_per_step": flops,
         "recompute": args.recompute, "planned_bytes": planned,
         "allocated_bytes": allocated, "peak_bytes": before.1.max(memory::peak()),

@@ -15,8 +15,8 @@ use hilda_kernels::Cpu;
 use serde_json::{Value, json};
 
 use super::CliError;
-use super::decode_bench::parameters;
 use super::decode_grid::policies;
+use super::decode_table::parameters;
 use super::progress::Progress;
 use super::sample::open_model;
 

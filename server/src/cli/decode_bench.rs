@@ -1,7 +1,6 @@
 //! `hilda decode-bench`: decoders over a grid of thresholds and temperatures, their texts before a judge, and their cost:
 //! one table, one picture of quality against forwards, the first texts of each with the recorded actions that wrote them.
 
-use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +18,8 @@ use hilda_engine::model::together::write_all;
 use hilda_engine::model::{Batch, LoadedModel, Weights};
 use hilda_kernels::Cpu;
 
+use super::decode_grid::{GRID, REFERENCE, WHOLE};
+use super::decode_table::{csv, parameters, table};
 use super::progress::Progress;
 use super::sample::{open_model, open_switch, parse_policy};
 use super::{CliError, decode_grid, duration_text, open_data};
@@ -94,54 +95,6 @@ pub struct Args {
 
 /// Bytes of all recordings of a result at most.
 const MOST_KEPT: usize = 16 << 20;
-
-/// Exact samples of the model's own law: what the other decoders approximate.
-const REFERENCE: &str = r#"{"kind": "ancestral", "tokens_per_forward": 1}"#;
-/// The sampler's own cost and speed, and each rule from careful to hasty.
-const GRID: [&str; 34] = [
-    r#"{"kind": "ancestral", "tokens_per_forward": 2}"#,
-    r#"{"kind": "ancestral", "tokens_per_forward": 4}"#,
-    r#"{"kind": "top_prob", "steps_per_block": 0}"#,
-    r#"{"kind": "top_prob", "steps_per_block": 4}"#,
-    r#"{"kind": "top_prob", "steps_per_block": 2}"#,
-    r#"{"kind": "top_prob", "steps_per_block": 4, "score": "margin"}"#,
-    r#"{"kind": "threshold", "tau": 0.9}"#,
-    r#"{"kind": "threshold", "tau": 0.7}"#,
-    r#"{"kind": "threshold", "tau": 0.5}"#,
-    r#"{"kind": "threshold", "tau": 0.3}"#,
-    r#"{"kind": "threshold", "tau": 0.7, "score": "certainty_prior"}"#,
-    r#"{"kind": "threshold", "tau": 0.5, "top_p": 0.9}"#,
-    r#"{"kind": "threshold", "tau": 0.5, "top_k": 20}"#,
-    r#"{"kind": "top_prob", "steps_per_block": 4, "schedule": "dream", "alg_temp": 0.1}"#,
-    r#"{"kind": "klass", "tau": 0.6, "epsilon": 0.02}"#,
-    r#"{"kind": "klass", "tau": 0.6, "epsilon": 0.2, "history": 1}"#,
-    r#"{"kind": "factor", "f": 0.5}"#,
-    r#"{"kind": "factor", "f": 1}"#,
-    r#"{"kind": "factor", "f": 2}"#,
-    r#"{"kind": "entropy_bound", "gamma": 0.1}"#,
-    r#"{"kind": "entropy_bound", "gamma": 0.5}"#,
-    r#"{"kind": "entropy_bound", "gamma": 1.5}"#,
-    r#"{"kind": "edit", "tau_mask": 0.7, "tau_edit": 0.5}"#,
-    r#"{"kind": "edit", "tau_mask": 0.5, "tau_edit": 0}"#,
-    r#"{"kind": "edit", "tau_mask": 0.3, "tau_edit": 0.3}"#,
-    r#"{"kind": "edit", "tau_mask": 0.3, "tau_edit": 0}"#,
-    r#"{"kind": "remask", "tau_mask": 0.7, "tau_remask": 0.5}"#,
-    r#"{"kind": "remask", "tau_mask": 0.5, "tau_remask": 0.3}"#,
-    r#"{"kind": "remdm", "steps": 16, "eta": 0.04}"#,
-    r#"{"kind": "remdm", "steps": 64, "eta": 0.04}"#,
-    r#"{"kind": "remdm", "steps": 64, "variant": "conf"}"#,
-    r#"{"kind": "draft_refine", "tau": 0.5, "gamma": 0.25, "refine_tau": 0.5}"#,
-    r#"{"kind": "best_of", "n": 3, "tau": 0.5}"#,
-    r#"{"kind": "left_to_right"}"#,
-];
-
-/// What needs sight of the whole text.
-const WHOLE: [&str; 4] = [
-    r#"{"kind": "threshold", "tau": 0.5, "cache": "prefix"}"#,
-    r#"{"kind": "threshold", "tau": 0.5, "cache": "dual"}"#,
-    r#"{"kind": "threshold", "tau": 0.5, "cache": "dual", "cache_refresh": 4}"#,
-    r#"{"kind": "order_token_search", "beams": 3, "tokens_per_forward": 4}"#,
-];
 
 pub fn run(a: Args) -> Result<(), CliError> {
     let bad = |m: String| CliError::BadInput(m);
@@ -421,89 +374,6 @@ fn measure(
     bar.finish();
     compare(&mut m.points, &policies[0]);
     Ok(m)
-}
-
-/// A policy's parameters on one line, without its kind: "tau 0.9".
-pub fn parameters(policy: &PolicySpec) -> String {
-    let value = serde_json::to_value(policy).unwrap_or_default();
-    let known = PolicySpec::parameters().iter().find(|i| i.kind == policy.kind());
-    let mut out = String::new();
-    let candidate = PolicySpec::common_parameters();
-    let own = known.map(|i| i.parameters).unwrap_or_default();
-    for (i, p) in own.iter().chain(candidate).enumerate() {
-        let told = &value[p.name];
-        let default = serde_json::from_str::<serde_json::Value>(p.default).unwrap_or_default();
-        // the first parameter names the point, the others only where they are not as usual
-        if (i > 0 || own.is_empty())
-            && told.as_f64().map(|v| v as f32) == default.as_f64().map(|v| v as f32)
-            && told.is_number()
-        {
-            continue;
-        }
-        if told == &default && (i > 0 || own.is_empty()) {
-            continue;
-        }
-        let shown = match told.as_f64() {
-            Some(v) => format!("{}", (v * 1e4).round() / 1e4),
-            None if told == &serde_json::Value::Bool(true) => "on".into(),
-            None => told.as_str().map_or_else(|| "off".into(), String::from),
-        };
-        let _ = write!(out, "{}{} {shown}", if out.is_empty() { "" } else { ", " }, p.name);
-    }
-    out
-}
-
-fn csv(points: &[Point]) -> String {
-    let mut out = String::from(
-        "kind,parameters,temperature,texts,judge_nll,judge_nll_stderr,unigram_entropy,unigram_entropy_stderr,excess,accuracy,accuracy_stderr,tokens,forwards,tokens_per_forward,positions,edits,forced,finished,short,seconds\n",
-    );
-    for p in points {
-        let _ = writeln!(
-            out,
-            "{},\"{}\",{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
-            p.policy.kind(),
-            parameters(&p.policy),
-            p.temperature,
-            p.texts,
-            p.nll,
-            p.nll_stderr,
-            p.entropy,
-            p.entropy_stderr,
-            p.excess.map(|e| e.to_string()).unwrap_or_default(),
-            p.accuracy.map(|a| a.0.to_string()).unwrap_or_default(),
-            p.accuracy.map(|a| a.1.to_string()).unwrap_or_default(),
-            p.tokens,
-            p.forwards,
-            p.tokens_per_forward,
-            p.positions,
-            p.edits,
-            p.forced,
-            p.finished,
-            p.short,
-            p.seconds
-        );
-    }
-    out
-}
-
-fn table(points: &[Point]) -> String {
-    let mut out = format!(
-        "{:<44} {:>4} {:>15} {:>8} {:>8} {:>9} {:>6}\n",
-        "decoder", "T", "nats per token", "entropy", "excess", "tokens/fw", "edits"
-    );
-    for p in points {
-        let excess = p.excess.map_or_else(|| "-".into(), |e| format!("{e:+.3}"));
-        let decoder = format!("{} {}", p.policy.kind(), parameters(&p.policy));
-        let _ = writeln!(
-            out,
-            "{decoder:<44} {:>4.1} {:>7.3} ± {:<5.3} {:>8.3} {excess:>8} {:>9.2} {:>6}",
-            p.temperature, p.nll, p.nll_stderr, p.entropy, p.tokens_per_forward, p.edits
-        );
-        if let Some((share, error)) = p.accuracy {
-            let _ = writeln!(out, "{:<44} {:.1} ± {:.1} % solved", "", 100.0 * share, 100.0 * error);
-        }
-    }
-    out
 }
 
 #[cfg(test)]

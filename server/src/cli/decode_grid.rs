@@ -15,6 +15,54 @@ use super::sample::parse_policy;
 /// Decoders of one grid at most: a list too many multiplies quickly.
 const MOST: usize = 2000;
 
+/// Exact samples of the model's own law: what the other decoders approximate.
+pub const REFERENCE: &str = r#"{"kind": "ancestral", "tokens_per_forward": 1}"#;
+/// The sampler's own cost and speed, and each rule from careful to hasty.
+pub const GRID: [&str; 34] = [
+    r#"{"kind": "ancestral", "tokens_per_forward": 2}"#,
+    r#"{"kind": "ancestral", "tokens_per_forward": 4}"#,
+    r#"{"kind": "top_prob", "steps_per_block": 0}"#,
+    r#"{"kind": "top_prob", "steps_per_block": 4}"#,
+    r#"{"kind": "top_prob", "steps_per_block": 2}"#,
+    r#"{"kind": "top_prob", "steps_per_block": 4, "score": "margin"}"#,
+    r#"{"kind": "threshold", "tau": 0.9}"#,
+    r#"{"kind": "threshold", "tau": 0.7}"#,
+    r#"{"kind": "threshold", "tau": 0.5}"#,
+    r#"{"kind": "threshold", "tau": 0.3}"#,
+    r#"{"kind": "threshold", "tau": 0.7, "score": "certainty_prior"}"#,
+    r#"{"kind": "threshold", "tau": 0.5, "top_p": 0.9}"#,
+    r#"{"kind": "threshold", "tau": 0.5, "top_k": 20}"#,
+    r#"{"kind": "top_prob", "steps_per_block": 4, "schedule": "dream", "alg_temp": 0.1}"#,
+    r#"{"kind": "klass", "tau": 0.6, "epsilon": 0.02}"#,
+    r#"{"kind": "klass", "tau": 0.6, "epsilon": 0.2, "history": 1}"#,
+    r#"{"kind": "factor", "f": 0.5}"#,
+    r#"{"kind": "factor", "f": 1}"#,
+    r#"{"kind": "factor", "f": 2}"#,
+    r#"{"kind": "entropy_bound", "gamma": 0.1}"#,
+    r#"{"kind": "entropy_bound", "gamma": 0.5}"#,
+    r#"{"kind": "entropy_bound", "gamma": 1.5}"#,
+    r#"{"kind": "edit", "tau_mask": 0.7, "tau_edit": 0.5}"#,
+    r#"{"kind": "edit", "tau_mask": 0.5, "tau_edit": 0}"#,
+    r#"{"kind": "edit", "tau_mask": 0.3, "tau_edit": 0.3}"#,
+    r#"{"kind": "edit", "tau_mask": 0.3, "tau_edit": 0}"#,
+    r#"{"kind": "remask", "tau_mask": 0.7, "tau_remask": 0.5}"#,
+    r#"{"kind": "remask", "tau_mask": 0.5, "tau_remask": 0.3}"#,
+    r#"{"kind": "remdm", "steps": 16, "eta": 0.04}"#,
+    r#"{"kind": "remdm", "steps": 64, "eta": 0.04}"#,
+    r#"{"kind": "remdm", "steps": 64, "variant": "conf"}"#,
+    r#"{"kind": "draft_refine", "tau": 0.5, "gamma": 0.25, "refine_tau": 0.5}"#,
+    r#"{"kind": "best_of", "n": 3, "tau": 0.5}"#,
+    r#"{"kind": "left_to_right"}"#,
+];
+
+/// What needs sight of the whole text.
+pub const WHOLE: [&str; 4] = [
+    r#"{"kind": "threshold", "tau": 0.5, "cache": "prefix"}"#,
+    r#"{"kind": "threshold", "tau": 0.5, "cache": "dual"}"#,
+    r#"{"kind": "threshold", "tau": 0.5, "cache": "dual", "cache_refresh": 4}"#,
+    r#"{"kind": "order_token_search", "beams": 3, "tokens_per_forward": 4}"#,
+];
+
 /// A grid file: policies by name or as objects with lists, and temperatures.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -13,6 +13,7 @@ pub mod convert;
 pub mod data;
 pub mod decode_bench;
 pub mod decode_grid;
+pub mod decode_table;
 pub mod doctor;
 mod edits;
 pub mod eval;

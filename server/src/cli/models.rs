@@ -245,6 +245,13 @@ fn show(named: &Path, as_json: bool) -> Result<(), CliError> {
             format!("{} to decode, {} to train; {}", bytes_text(decode), bytes_text(train), e.fit_text()),
         );
     }
+    if let Some(c) = f.cache {
+        let less = |bits, bytes: Option<u64>| {
+            bytes.map_or(String::new(), |b| format!(", {} in {bits} bits", bytes_text(b)))
+        };
+        let rounded = format!("{}{}", less(8, c.q8), less(4, c.q4));
+        line("cache", format!("{} for {} positions{rounded}", bytes_text(c.f32), c.positions));
+    }
     if let Some(p) = f.page {
         line("page", if p.fits { format!("opens there: {p}") } else { format!("too large: {p}") });
     }

@@ -11,7 +11,7 @@ use hilda_engine::data::Tokenizer;
 use hilda_engine::data::corpus::Registry;
 use hilda_engine::model::Trunk;
 use hilda_engine::record::Status;
-use hilda_engine::train::step::{micro_for, micro_rows};
+use hilda_engine::train::memory::{micro_for, micro_rows};
 use hilda_engine::train::{self, FolderError, Hooks, RunFolder, TrainError, checkpoint, input};
 use hilda_kernels::Train;
 

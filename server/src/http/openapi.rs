@@ -313,11 +313,13 @@ const SCHEMAS: &[(&str, &[&str])] = &[
         &[
             "decode_bytes integer",
             "train_bytes integer",
+            "cache ModelCache",
             "decode boolean",
             "train boolean",
             "memory_free integer",
         ],
     ),
+    ("ModelCache", &["positions integer", "f32 integer", "q8? integer", "q4? integer"]),
     ("PageFit", &["dtype string", "bytes integer", "memory integer", "fits boolean"]),
     ("ForwardBody", &["model string", "session string", "cached integer", "request object"]),
     (

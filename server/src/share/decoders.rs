@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::html::escape;
 use super::recording::Recording;
 use super::svg::{number, ticks};
-use crate::cli::decode_bench::parameters;
+use crate::cli::decode_table::parameters;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 380.0;

@@ -12,6 +12,7 @@ mod candidate;
 mod combination;
 mod common;
 mod compression;
+mod defaults;
 mod dial;
 mod edit;
 mod entropy_bound;

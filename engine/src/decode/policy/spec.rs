@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::defaults::*;
 use super::{
     AncestralForm, Eos, Parts, Reach, Remdm, Revision, Revisit, Schedule, Score, Selection, Stable, Variant,
     Windows, left_to_right::LEFT_TO_RIGHT,
@@ -217,93 +218,6 @@ pub enum Method {
     },
     /// first masked position first
     LeftToRight {},
-}
-fn one() -> u32 {
-    1
-}
-fn two() -> u32 {
-    2
-}
-fn epsilon() -> f32 {
-    0.01
-}
-fn tau_remask() -> f32 {
-    0.5
-}
-fn tau_low() -> f32 {
-    0.4
-}
-fn tau_wide() -> f32 {
-    0.6
-}
-fn remdm_steps() -> u32 {
-    64
-}
-fn eta() -> f32 {
-    0.04
-}
-fn t_on() -> f32 {
-    0.55
-}
-fn t_off() -> f32 {
-    0.05
-}
-fn alpha_on() -> f32 {
-    0.9
-}
-fn fifty() -> f32 {
-    50.0
-}
-fn seven_eighths() -> f32 {
-    0.875
-}
-fn quarter() -> f32 {
-    0.25
-}
-fn five() -> u32 {
-    5
-}
-fn four() -> u32 {
-    4
-}
-fn thirty_two() -> u32 {
-    32
-}
-fn yes() -> bool {
-    true
-}
-fn eight() -> u32 {
-    8
-}
-fn cells() -> u32 {
-    128
-}
-fn post() -> u32 {
-    16
-}
-fn unit() -> f32 {
-    1.0
-}
-fn tau() -> f32 {
-    0.9
-}
-fn gamma() -> f32 {
-    0.1
-}
-fn tau_quality() -> f32 {
-    0.7
-}
-fn tau_edit() -> Option<f32> {
-    Some(0.5)
-}
-fn returns() -> Option<u32> {
-    Some(1)
-}
-fn top_prob() -> Score {
-    Score::TopProb
-}
-fn entropy() -> Score {
-    Score::Entropy
 }
 
 impl Method {

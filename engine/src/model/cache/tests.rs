@@ -157,6 +157,34 @@ fn bytes_held_are_those_of_the_formula() {
     }
 }
 
+/// What a text will keep is known before its first forward.
+#[test]
+fn a_text_keeps_what_was_planned() {
+    for (attention, shift) in KINDS {
+        let trunk = crate::model::Trunk::new(config());
+        for asked in [
+            serde_json::json!({}),
+            serde_json::json!({"cache_storage": "q8"}),
+            serde_json::json!({"cache_storage": "q4"}),
+            serde_json::json!({"cache_storage": "offloaded"}),
+            serde_json::json!({"cache_press": "knorm", "cache_ratio": 0.5}),
+        ] {
+            let c = plan(attention, shift, asked.clone());
+            let planned = trunk.planned_cache(&c);
+            let kept = write(c).1.footer.ledger.cache_bytes;
+            let near = if asked.get("cache_press").is_none() {
+                kept == planned
+            } else {
+                kept.abs_diff(planned) * 10 <= planned
+            };
+            assert!(near && kept > 0, "{attention:?} {shift} {asked}: {kept} of {planned}");
+        }
+        let mut guided = plan(attention, shift, serde_json::json!({}));
+        guided.policy.candidate.guidance = 0.5;
+        assert_eq!((trunk.planned_cache(&guided), write(guided).1.footer.ledger.cache_bytes), (0, 0));
+    }
+}
+
 /// Stores positions under `how`, ids by position.
 fn store(positions: Range<u32>, how: &Compression) -> ForwardRequest {
     ForwardRequest {

@@ -27,7 +27,6 @@ use futures::future::try_join_all;
 use hilda_engine::{
     decode::{Attention, DecodeConfig, DecodeError, Decoder, PolicySpec, StepEvent, Stop, Trajectory},
     model::{
-        Serving,
         generate::{GenerateError, Request, decode_config, remark},
         holes::{self, Holes},
     },
@@ -271,18 +270,19 @@ fn choice(index: usize, text: &str, finish: Option<&str>) -> Value {
 
 /// What a text cost; the whole record if it was asked for. `seconds` is the time from its joining to its leaving, in which
 /// the forwards also wrote others: `batch` texts on the mean, itself among them.
-fn summary(t: &Trajectory, serving: Serving, written: &Written, record: bool) -> Value {
+fn summary(t: &Trajectory, model: &Ready, written: &Written, record: bool) -> Value {
     let config = &t.header.config;
     let mut v = json!({
         "forwards": t.footer.ledger.forwards, "tokens": t.footer.tokens,
         "tokens_per_forward": t.footer.tokens_per_forward, "edits": t.footer.ledger.edits, "ledger": t.footer.ledger,
         "divergence": t.footer.divergence, "seconds": written.seconds, "batch": written.batch,
         "cache": t.header.config.policy.caching.standing(), "cache_bytes": t.footer.cache_bytes,
+        "cache_planned": model.weights.trunk.planned_cache(config),
         "policy": t.header.config.policy, "block_size": t.header.config.block_size,
         "seed": t.header.config.seed, "temperature": t.header.config.temperature,
     });
     let whole = config.attention == Attention::Bidirectional;
-    if let Some(remark) = remark(serving, &config.policy, whole) {
+    if let Some(remark) = remark(model.serving, &config.policy, whole) {
         v["remark"] = remark.into();
     }
     if record {
@@ -330,7 +330,7 @@ pub async fn create(
         let shown = text.shown(&written.decoder);
         let (shown, cut) = text.cut(&shown);
         choices.push(choice(index, shown, Some(finish(cut, &written.decoder))));
-        costs.push(summary(&record, model.serving, written, trajectory));
+        costs.push(summary(&record, &model, written, trajectory));
         records.push(record);
     }
     let mut v = frame.value(choices);

@@ -121,7 +121,7 @@ impl One {
                 let finish = finish(told.cut, decoder);
                 let mut v = self.frame.value(vec![choice(self.index, &rest, Some(finish))]);
                 v["usage"] = usage(std::slice::from_ref(&record));
-                v["diffusion"] = summary(&record, self.text.model.serving, &written, trajectory);
+                v["diffusion"] = summary(&record, &self.text.model, &written, trajectory);
                 (v, true)
             }
             Err(e) => (json!({ "error": { "message": e.detail, "type": "server_error" } }), false),
