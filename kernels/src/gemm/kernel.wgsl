@@ -5,6 +5,10 @@ struct Params { m: u32, n: u32, k: u32, accumulate: u32 }
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(1) @binding(0) var<uniform> p: Params;
 
+fn inner() -> u32 {
+    return p.k;
+}
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let block = product(group.y * BM, p.m, group.x * BN, p.n, p.k, thread);

@@ -2,7 +2,7 @@
 // 4 x 4 block in registers. Shared by gemm/kernel.wgsl and head/kernel.wgsl.
 //
 // Prepended by the host: BM, BN, BK (multiples of 4) and `load_x(i, n)`, `load_w(i, n)`: the n <= 4 values from
-// index i on, zeros after them; a vector load where k is a multiple of 4, else scalar loads.
+// index i on, zeros after them; a vector load where k is a multiple of 4, else scalar loads. w may be in int8 (codes.wgsl).
 
 const THREADS = BM / 4u * (BN / 4u);
 // [BK, BM / 4] and [BK, BN / 4]: a vector is four rows at one k

@@ -32,6 +32,10 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> states: array<u32>;
 @group(1) @binding(0) var<uniform> p: Params;
 
+fn inner() -> u32 {
+    return p.width;
+}
+
 const WORDS = 11u + 2u * TOP_K;
 // threads that share a row
 const LANES = BN / 4u / 4u;

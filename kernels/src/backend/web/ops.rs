@@ -4,12 +4,13 @@ use super::buffer::{ALIGN, Raw, WebBuf, WebIds, WebMask};
 use super::device::Web;
 use super::error::WebError;
 use super::record::{Part, rule_words};
-use super::shader::{FLAT, HEAD_FLAT, HEAD_WIDE, Kernel, LARGE, SMALL, Tile};
+use super::shader::{FLAT, HEAD_FLAT, HEAD_WIDE, Kernel, LARGE, SMALL, Tile, Weight};
 use crate::attention::rule::{MaskRule, Place};
-use crate::backend::{At, AttentionShape, Backend, HeadJob, RopeShape};
+use crate::backend::{At, AttentionShape, Backend, Form, HeadJob, RopeShape};
 use crate::glu::Gate;
 use crate::head::MAX_TOP_K;
 use crate::norm::{NormKind, NormShape};
+use crate::quant::rows8;
 use crate::rng::Stream;
 
 /// WebGPU's least guarantee of workgroups along one dimension.
@@ -28,6 +29,16 @@ fn spread(n: usize) -> [u32; 3] {
 /// Workgroups of `each.wgsl` for `n` values.
 fn threads(n: usize) -> [u32; 3] {
     spread(n.div_ceil(256))
+}
+
+/// How a product reads a weight whose rows are k long.
+fn weight(at: At, k: usize) -> Weight {
+    if at.form == Form::Rows8 { Weight::Codes } else { Weight::floats(k) }
+}
+
+/// Words of a row of k values.
+fn row_words(at: At, k: usize) -> usize {
+    if at.form == Form::Rows8 { rows8::row_words(k) } else { k }
 }
 
 impl Web {
@@ -69,10 +80,12 @@ impl Web {
         self.recorder.borrow_mut().dispatch(&self.device, kernel, parts, params, workgroups);
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn rows_by_index(
         &self,
         op: &'static str,
         table: Part,
+        codes: bool,
         ids: &WebIds,
         scale: f32,
         out: &WebBuf,
@@ -81,7 +94,7 @@ impl Web {
         if self.fits(op, &[("ids", ids.len, n), ("out", out.len, n * width)]) {
             let parts = [table, ids.raw.whole(), out.raw.whole()];
             let params = [n as u32, width as u32, table_rows as u32, scale.to_bits()];
-            self.record(Kernel::Embed, &parts, &params, threads(n * width));
+            self.record(Kernel::Embed { codes }, &parts, &params, threads(n * width));
         }
     }
 
@@ -205,9 +218,11 @@ impl Backend for Web {
         rows: usize,
         width: usize,
     ) {
-        let table_rows = table.len.checked_div(width).unwrap_or(0);
-        if let Some(t) = self.tensor("embed", params, table, table_rows * width) {
-            self.rows_by_index("embed", t, ids, scale, out, [rows, width, table_rows]);
+        let words = row_words(table, width);
+        let table_rows = table.len.checked_div(words).unwrap_or(0);
+        if let Some(t) = self.tensor("embed", params, table, table_rows * words) {
+            let codes = table.form == Form::Rows8;
+            self.rows_by_index("embed", t, codes, ids, scale, out, [rows, width, table_rows]);
         }
     }
 
@@ -223,14 +238,15 @@ impl Backend for Web {
         k: usize,
         width: usize,
     ) {
-        let (op, n, table_rows) = ("embed_mix", rows * k, table.len.checked_div(width).unwrap_or(0));
-        let Some(t) = self.tensor(op, params, table, table_rows * width) else { return };
+        let words = row_words(table, width);
+        let (op, n, table_rows) = ("embed_mix", rows * k, table.len.checked_div(words).unwrap_or(0));
+        let Some(t) = self.tensor(op, params, table, table_rows * words) else { return };
         let need = [("ids", ids.len, n), ("weights", weights.len, n), ("out", out.len, rows * width)];
         if self.fits(op, &need) {
             let parts = [t, ids.raw.whole(), weights.raw.whole(), out.raw.whole()];
             let [rows_, k, columns, of] = [rows, k, width, table_rows].map(|x| x as u32);
             let params = [rows_, k, columns, of, scale.to_bits()];
-            self.record(Kernel::EmbedMix, &parts, &params, threads(rows * width));
+            self.record(Kernel::EmbedMix { codes: table.form == Form::Rows8 }, &parts, &params, threads(rows * width));
         }
     }
 
@@ -278,10 +294,11 @@ impl Backend for Web {
         k: usize,
         accumulate: bool,
     ) {
-        let Some(w) = self.tensor("linear", params, w, n * k) else { return };
+        let weight = weight(w, k);
+        let Some(w) = self.tensor("linear", params, w, n * row_words(w, k)) else { return };
         if self.fits("linear", &[("x", x.len, m * k), ("y", y.len, m * n)]) {
             let tile = tile(m, n);
-            let kernel = Kernel::Gemm { tile, vectors: k % 4 == 0 };
+            let kernel = Kernel::Gemm { tile, weight };
             let parts = [x.raw.whole(), w, y.raw.whole()];
             let params = [m as u32, n as u32, k as u32, accumulate as u32];
             let groups = [(n as u32).div_ceil(tile.cols), (m as u32).div_ceil(tile.rows), 1];
@@ -381,7 +398,7 @@ impl Backend for Web {
 
     fn gather(&self, x: &WebBuf, rows: &WebIds, out: &mut WebBuf, n: usize, width: usize) {
         let x_rows = x.len.checked_div(width).unwrap_or(0);
-        self.rows_by_index("gather", x.raw.whole(), rows, 1.0, out, [n, width, x_rows]);
+        self.rows_by_index("gather", x.raw.whole(), false, rows, 1.0, out, [n, width, x_rows]);
     }
 
     fn heads(
@@ -429,13 +446,14 @@ impl Web {
         if !self.fits("head", &need) || rows == 0 {
             return;
         }
-        let Some(table) = self.tensor("head", params, table, vocab * width) else { return };
+        let (weight, words) = (weight(table, width), row_words(table, width));
+        let Some(table) = self.tensor("head", params, table, vocab * words) else { return };
 
         let top_k = job.top_k as u32;
         let tile = if rows <= 8 { HEAD_FLAT } else { HEAD_WIDE };
         let cols = tile.cols as usize;
         let plan =
-            HeadPlan::new(rows.div_ceil(tile.rows as usize), vocab, width, cols, self.info().max_binding);
+            HeadPlan::new(rows.div_ceil(tile.rows as usize), vocab, words, cols, self.info().max_binding);
         let lanes = cols / 16;
         let slots = plan.chunks * lanes;
         let states_bytes = 4 * (rows * slots * (11 + 2 * job.top_k)) as u64;
@@ -453,15 +471,15 @@ impl Web {
 
         let race = (job.temperature > 0.0) as u32;
         let inverse = if race == 1 { 1.0 / job.temperature } else { 1.0 };
-        let kernel = Kernel::Head { tile, vectors: width % 4 == 0, top_k };
+        let kernel = Kernel::Head { tile, weight, top_k };
         let mut chunk = 0;
         for first in (0..vocab).step_by(plan.span) {
             let last = vocab.min(first + plan.span);
             let here = (last - first).div_ceil(plan.chunk);
             let part = Part {
                 raw: table.raw,
-                offset: table.offset + 4 * (first * width) as u64,
-                size: (4 * ((last - first) * width) as u64).max(1).next_multiple_of(ALIGN),
+                offset: table.offset + 4 * (first * words) as u64,
+                size: (4 * ((last - first) * words) as u64).max(1).next_multiple_of(ALIGN),
             };
             let parts = [hidden.raw.whole(), part, keys.raw.whole(), forbidden.whole(), states.whole()];
             let mut params =
@@ -483,7 +501,7 @@ impl Web {
     }
 }
 
-/// How the vocabulary is cut: `span` ids a dispatch (what one binding holds), `chunk` ids a workgroup, `chunks`
+/// How the vocabulary of rows of `words` words is cut: `span` ids a dispatch (what one binding holds), `chunk` ids a workgroup, `chunks`
 /// workgroups in all for one tile of rows.
 struct HeadPlan {
     span: usize,
@@ -492,8 +510,8 @@ struct HeadPlan {
 }
 
 impl HeadPlan {
-    fn new(row_tiles: usize, vocab: usize, width: usize, cols: usize, max_binding: u64) -> HeadPlan {
-        let most = (max_binding / (4 * width.max(1)) as u64) as usize;
+    fn new(row_tiles: usize, vocab: usize, words: usize, cols: usize, max_binding: u64) -> HeadPlan {
+        let most = (max_binding / (4 * words.max(1)) as u64) as usize;
         // a span starts on a tile (64 ids), so its binding starts at a multiple of 256 bytes
         let span = if vocab <= most { vocab } else { (most / cols * cols).max(cols) };
         let spans = vocab.div_ceil(span);

@@ -1,6 +1,7 @@
 //! Proofs of the WebGPU back end: shaders against WebGPU's rules without a GPU, operations against the references
 //! on whatever adapter there is (lavapipe counts).
 
+mod codes;
 mod device;
 mod head;
 mod ops;

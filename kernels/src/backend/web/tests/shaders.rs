@@ -1,20 +1,27 @@
 //! Every shader variant parses, passes naga's validation without optional capabilities, and stays inside WebGPU's
 //! default limits. Needs no GPU.
 
-use super::super::shader::{FLAT, HEAD_FLAT, HEAD_WIDE, Kernel, LARGE, SMALL};
+use super::super::shader::{FLAT, HEAD_FLAT, HEAD_WIDE, Kernel, LARGE, SMALL, Weight};
 use wgpu::naga::front::wgsl;
 use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
 use wgpu::naga::{AddressSpace, proc::Layouter};
 
 fn variants() -> Vec<Kernel> {
     use Kernel::*;
-    let mut all = vec![Embed, EmbedMix, CopyColumns, Norm, Bias, Rope, Glu, Gelu];
+    let mut all = vec![CopyColumns, Norm, Bias, Rope, Glu, Gelu];
+    for codes in [false, true] {
+        all.extend([Embed { codes }, EmbedMix { codes }]);
+    }
     for vectors in [false, true] {
-        all.extend([FLAT, SMALL, LARGE].map(|tile| Kernel::Gemm { tile, vectors }));
         all.extend([1, 6, 32, 64, 80, 128, 256].map(|head_dim| Kernel::Attention { head_dim, vectors }));
+    }
+    for top_k in [0, 1, 5, 16] {
+        all.extend([64, 256].map(|threads| Kernel::Merge { threads, top_k }));
+    }
+    for weight in [Weight::Scalars, Weight::Vectors, Weight::Codes] {
+        all.extend([FLAT, SMALL, LARGE].map(|tile| Kernel::Gemm { tile, weight }));
         for top_k in [0, 1, 5, 16] {
-            all.extend([HEAD_FLAT, HEAD_WIDE].map(|tile| Kernel::Head { tile, vectors, top_k }));
-            all.extend([64, 256].map(|threads| Kernel::Merge { threads, top_k }));
+            all.extend([HEAD_FLAT, HEAD_WIDE].map(|tile| Kernel::Head { tile, weight, top_k }));
         }
     }
     all
