@@ -15,6 +15,7 @@ pub mod glu;
 pub mod head;
 pub mod norm;
 pub mod par;
+pub mod quant;
 pub mod reduce;
 pub mod rng;
 pub mod rope;
@@ -28,6 +29,6 @@ mod fixtures;
 
 pub use attention::rule::{Base, MaskRule, Place};
 pub use backend::cpu::Cpu;
-pub use backend::{At, AttentionShape, Backend, HeadJob, RopeShape, TeacherRows, Train};
+pub use backend::{At, AttentionShape, Backend, Form, HeadJob, RopeShape, TeacherRows, Train};
 pub use glu::Gate;
 pub use norm::{NormKind, NormShape};

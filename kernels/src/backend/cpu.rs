@@ -1,12 +1,13 @@
 //! The CPU back end: buffers are vectors, operations run at once.
 
-use super::{At, AttentionShape, Backend, HeadJob, RopeShape, TeacherRows, Train};
+use super::{At, AttentionShape, Backend, Form, HeadJob, RopeShape, TeacherRows, Train};
 use crate::adam::{AdamStep, adamw};
 use crate::attention::rule::{MaskRule, Place};
 use crate::attention::{Tiles, attention, attention_backward};
 use crate::glu::Gate;
-use crate::head::{self, LossRow, Losses, Teacher};
+use crate::head::{self, LossRow, Losses, Table, Teacher};
 use crate::norm::NormShape;
+use crate::quant::{self, Matrix};
 use crate::{bias, embed, gelu, gemm, glu, norm, reduce, rope};
 
 /// The CPU.
@@ -14,12 +15,20 @@ use crate::{bias, embed, gelu, gemm, glu, norm, reduce, rope};
 pub struct Cpu;
 
 fn tensor(params: &[f32], at: At) -> &[f32] {
-    assert_eq!(at.panel, 0, "{at:?} is laid out for products alone");
+    assert_eq!(at.form, Form::Plain, "{at:?} is laid out for forward passes alone");
     &params[at.offset..at.offset + at.len]
 }
 fn tensor_mut(params: &mut [f32], at: At) -> &mut [f32] {
-    assert_eq!(at.panel, 0, "{at:?} is laid out for products alone");
+    assert_eq!(at.form, Form::Plain, "{at:?} is laid out for forward passes alone");
     &mut params[at.offset..at.offset + at.len]
+}
+/// The int8 weight of a tensor that is one.
+fn codes(params: &[f32], at: At) -> Option<Matrix<'_>> {
+    let Form::Codes { width, n, k } = at.form else { return None };
+    Some(Matrix::new(&params[at.offset..at.offset + at.len], width, (n, k)))
+}
+fn table(params: &[f32], at: At) -> Table<'_> {
+    codes(params, at).map_or_else(|| Table::Plain(tensor(params, at)), Table::Codes)
 }
 /// A tensor and one that lies behind it, both writable.
 fn two_mut(params: &mut [f32], first: At, second: Option<At>) -> (&mut [f32], &mut [f32]) {
@@ -83,7 +92,16 @@ impl Backend for Cpu {
         rows: usize,
         width: usize,
     ) {
-        embed::gather(tensor(params, table), &ids[..rows], scale, &mut out[..rows * width], width);
+        let (ids, out) = (&ids[..rows], &mut out[..rows * width]);
+        let Some(codes) = codes(params, table) else {
+            return embed::gather(tensor(params, table), ids, scale, out, width);
+        };
+        for (id, out) in ids.iter().zip(out.chunks_exact_mut(width)) {
+            codes.row(*id as usize, out);
+            if scale != 1.0 {
+                out.iter_mut().for_each(|x| *x *= scale);
+            }
+        }
     }
     fn embed_mix(
         &self,
@@ -127,20 +145,28 @@ impl Backend for Cpu {
         k: usize,
         accumulate: bool,
     ) {
-        if w.panel == 0 {
-            gemm::nt(x, tensor(params, w), y, m, n, k, accumulate);
-        } else {
-            gemm::panels::nt(x, &params[w.offset..][..w.len], w.panel, y, (m, n, k), accumulate);
+        match (w.form, codes(params, w)) {
+            (Form::Panels(width), _) => {
+                gemm::panels::nt(x, &params[w.offset..][..w.len], width, y, (m, n, k), accumulate)
+            }
+            (_, Some(codes)) => {
+                assert_eq!(codes.shape(), (n, k), "{w:?} as a weight of another shape");
+                codes.nt(x, y, m, accumulate)
+            }
+            _ => gemm::nt(x, tensor(params, w), y, m, n, k, accumulate),
         }
     }
     fn prepare(&self, params: &mut Vec<f32>, w: At, n: usize, k: usize) -> At {
         // not in WASM: not measured there
         let panel = if cfg!(target_arch = "wasm32") { 0 } else { gemm::panels::width(n) };
-        if panel > 0 && w.panel == 0 {
+        if panel > 0 && w.form == Form::Plain {
             gemm::panels::pack(tensor_mut(params, w), n, k, panel);
-            return At { panel, ..w };
+            return At { form: Form::Panels(panel), ..w };
         }
         w
+    }
+    fn codes_width(&self) -> Option<usize> {
+        Some(quant::width())
     }
     fn rope(&self, x: &mut Vec<f32>, positions: &Vec<u32>, shape: RopeShape) {
         rope::rope(x, positions, shape, false);
@@ -169,12 +195,12 @@ impl Backend for Cpu {
         &self,
         hidden: &Vec<f32>,
         params: &Vec<f32>,
-        table: At,
+        at: At,
         keys: &Vec<u32>,
         out: &mut Vec<f32>,
         jobs: &[HeadJob],
     ) {
-        head::statistics(hidden, tensor(params, table), keys, out, jobs);
+        head::statistics(hidden, table(params, at), keys, out, jobs);
     }
 }
 
@@ -288,14 +314,14 @@ impl Train for Cpu {
         &self,
         hidden: &Vec<f32>,
         params: &Vec<f32>,
-        table: At,
+        at: At,
         rows: &[LossRow],
         forbid: &[u32],
         width: usize,
         backward: Option<(&mut Vec<f32>, &mut Vec<f32>)>,
     ) -> Losses {
-        let backward = backward.map(|(dh, g)| (&mut dh[..], tensor_mut(g, table)));
-        head::loss(hidden, tensor(params, table), rows, forbid, width, backward)
+        let backward = backward.map(|(dh, g)| (&mut dh[..], tensor_mut(g, at)));
+        head::loss(hidden, table(params, at), rows, forbid, width, backward)
     }
     fn head_distill(
         &self,

@@ -22,13 +22,24 @@ use crate::norm::NormShape;
 pub struct At {
     pub offset: usize,
     pub len: usize,
-    /// 0: as it is stored; else a weight in panels of so many outputs ([`Backend::prepare`])
-    pub panel: usize,
+    pub form: Form,
+}
+
+/// How a tensor lies in its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Form {
+    /// as it is stored
+    #[default]
+    Plain,
+    /// a weight in panels of so many outputs ([`Backend::prepare`])
+    Panels(usize),
+    /// an int8 weight [n, k] in panels of so many outputs ([`crate::quant::Matrix`]), for products in integers on the CPU
+    Codes { width: usize, n: usize, k: usize },
 }
 
 impl At {
     pub fn new(offset: usize, len: usize) -> At {
-        At { offset, len, panel: 0 }
+        At { offset, len, form: Form::Plain }
     }
 }
 
@@ -219,6 +230,10 @@ pub trait Backend {
     fn prepare(&self, params: &mut Self::Buf, w: At, n: usize, k: usize) -> At {
         let _ = (params, n, k);
         w
+    }
+    /// Outputs of a panel of int8 weights ([`Form::Codes`]), where the device multiplies in integers.
+    fn codes_width(&self) -> Option<usize> {
+        None
     }
     /// Rotates in place; `positions` is [rows].
     fn rope(&self, x: &mut Self::Buf, positions: &Self::Ids, shape: RopeShape);

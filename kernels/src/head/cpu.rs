@@ -1,9 +1,9 @@
 //! Statistics of many rows: logits of a tile of rows live in a scratch buffer of at most 2 M values.
 
 use super::race::race;
-use super::{MAX_TOP_K, STATS, field};
+use super::{MAX_TOP_K, STATS, Table, field};
 use crate::backend::{HeadJob, joined};
-use crate::gemm::{Mat, Threads, gemm, scratch};
+use crate::gemm::scratch;
 use crate::rng::{Rng, Stream};
 use crate::{par, simd, simd::exp};
 
@@ -100,7 +100,14 @@ pub(super) fn maximum(z: &[f32]) -> f32 {
 /// Statistics rows `out` [rows, STATS + 2 top_k] from hidden [rows, width] and table [vocab, width], job after job; `keys` is
 /// [rows, 4]: position, step, sequence, current token id. All rows share the products; what a row yields depends on its own
 /// job alone.
-pub fn statistics(hidden: &[f32], table: &[f32], keys: &[u32], out: &mut [f32], jobs: &[HeadJob]) {
+pub fn statistics<'a>(
+    hidden: &[f32],
+    table: impl Into<Table<'a>>,
+    keys: &[u32],
+    out: &mut [f32],
+    jobs: &[HeadJob],
+) {
+    let table = table.into();
     let (rows, values) = joined(jobs);
     let Some(HeadJob { width, vocab, forbid, .. }) = jobs.first() else { return };
     let (width, vocab) = (*width, *vocab);
@@ -126,8 +133,7 @@ pub fn statistics(hidden: &[f32], table: &[f32], keys: &[u32], out: &mut [f32], 
         for r0 in (0..rows).step_by(tile) {
             let n = tile.min(rows - r0);
             let z = &mut logits[..n * vocab];
-            let (h, t) = (Mat::rows(&hidden[r0 * width..], width), Mat::rows(table, width).t());
-            gemm(Threads::Pool, n, vocab, width, 1.0, h, t, z, vocab, false);
+            table.logits(&hidden[r0 * width..], z, n, vocab, width);
             par::chunks(z, vocab, |i, z| {
                 for id in forbid {
                     z[*id as usize] = f32::NEG_INFINITY;

@@ -5,6 +5,7 @@
 //! Logits exist for one tile of rows at a time; forward and backward of a tile share them. A row may carry a term over
 //! the whole vocabulary besides ([`super::mixture`]).
 
+use super::Table;
 use super::cpu::{TILE_VALUES, lse_entropy, maximum};
 use super::mixture::{Mixture, divergence};
 use crate::gemm::{Mat, Threads, gemm, scratch};
@@ -52,15 +53,16 @@ simd! {
 /// Forward: what the head says of each row. With `backward = Some((d_hidden, d_table))` also
 /// writes d_hidden [rows, width] and adds to d_table [vocab, width].
 #[allow(clippy::too_many_arguments)]
-pub fn loss(
+pub fn loss<'a>(
     hidden: &[f32],
-    table: &[f32],
+    table: impl Into<Table<'a>>,
     rows: &[LossRow],
     forbid: &[u32],
     width: usize,
     mut backward: Option<(&mut [f32], &mut [f32])>,
 ) -> Losses {
-    let (n_rows, vocab) = (rows.len(), table.len() / width);
+    let table = table.into();
+    let (n_rows, vocab) = (rows.len(), table.vocab(width));
     assert!(hidden.len() >= n_rows * width, "head loss: short buffers");
     let mut out = Losses::zeros(n_rows);
     let tile = (TILE_VALUES / vocab).clamp(1, n_rows.max(1));
@@ -69,7 +71,7 @@ pub fn loss(
             let n = tile.min(n_rows - r0);
             let z = &mut logits[..n * vocab];
             let h = Mat::rows(&hidden[r0 * width..(r0 + n) * width], width);
-            gemm(Threads::Pool, n, vocab, width, 1.0, h, Mat::rows(table, width).t(), z, vocab, false);
+            table.logits(h.data, z, n, vocab, width);
             let with_gradient = backward.is_some();
             let [lp, en, dv] = [&mut out.log_p, &mut out.entropy, &mut out.divergence]
                 .map(|v| par::Shared::new(&mut v[r0..]));
@@ -101,7 +103,8 @@ pub fn loss(
             if let Some((d_hidden, d_table)) = &mut backward {
                 let dz = Mat::rows(z, vocab);
                 let dh = &mut d_hidden[r0 * width..(r0 + n) * width];
-                gemm(Threads::Pool, n, width, vocab, 1.0, dz, Mat::rows(table, width), dh, width, false);
+                let t = Mat::rows(table.plain(), width);
+                gemm(Threads::Pool, n, width, vocab, 1.0, dz, t, dh, width, false);
                 gemm(Threads::Pool, vocab, width, n, 1.0, dz.t(), h, d_table, width, true);
             }
         }

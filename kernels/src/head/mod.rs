@@ -10,12 +10,14 @@ mod mixture;
 mod race;
 pub mod reference;
 mod row;
+mod table;
 
 pub use cpu::statistics;
 pub use distill::{Teacher, distill};
 pub use loss::{LossRow, Losses, loss};
 pub use mixture::Mixture;
 pub use row::{Filter, of_logits};
+pub use table::Table;
 
 /// Most tokens a head can rank per row.
 pub const MAX_TOP_K: usize = 16;
