@@ -35,6 +35,8 @@ pub enum Form {
     Panels(usize),
     /// an int8 weight [n, k] in panels of so many outputs ([`crate::quant::Matrix`]), for products in integers on the CPU
     Codes { width: usize, n: usize, k: usize },
+    /// an int8 weight in rows of words ([`crate::quant::rows8`]), which the shaders of WebGPU turn into f32 on the way
+    Rows8,
 }
 
 impl At {

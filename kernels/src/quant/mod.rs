@@ -19,6 +19,7 @@ mod lanes;
 pub mod matrix;
 pub mod reference;
 mod rows;
+pub mod rows8;
 mod tile;
 
 pub use matrix::{Matrix, pack, width, words};

@@ -15,7 +15,7 @@ struct Twins {
 
 fn twins(web: &Web, seed: u64, n: usize, k: usize) -> Twins {
     let rng = Rng::new(seed, Stream::Test, 2);
-    let code = |i: usize| rng.bits(0, i as u32, 0)[0] as i8;
+    let code = |i: usize| rng.bits(0, i as u32, 0).0 as i8;
     let codes: Vec<i8> = (0..n * k).map(code).collect();
     let scales: Vec<f32> = normals(seed, n, 1e-2).iter().map(|s| s.abs()).collect();
     let mut floats = vec![0.0; 64];
