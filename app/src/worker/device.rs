@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hilda_engine::decode::{ForwardRequest, RowStats};
 #[cfg(feature = "web")]
-use hilda_engine::model::Layout;
+use hilda_engine::model::Parameters;
 use hilda_engine::model::session::{Session, Weights};
 use hilda_engine::model::{LoadedModel, SessionError, page};
 use hilda_kernels::Cpu;
@@ -116,19 +116,17 @@ impl Device {
         if info.software && want == Backend::Auto {
             return Err(DeviceError::NoWebGpu);
         }
-        let layout = Layout::new(&model.config);
-        let largest = layout.named(&model.config).iter().map(|t| t.at.len).max().unwrap_or(0);
-        for (values, limit) in [(layout.total, info.max_buffer), (largest, info.max_binding)] {
-            let bytes = 4 * values as u64;
-            if bytes > limit {
-                return Err(DeviceError::TooLarge { bytes, limit });
+        let parameters = Parameters::new(&web, model);
+        for (bytes, limit) in parameters.bytes().into_iter().zip([info.max_buffer, info.max_binding]) {
+            if bytes as u64 > limit {
+                return Err(DeviceError::TooLarge { bytes: bytes as u64, limit });
             }
         }
         let adapter = if info.name.is_empty() { "adapter not named" } else { info.name.as_str() };
         let software = if info.software { ", software" } else { "" };
         let name = format!("WebGPU ({adapter}{software})");
         #[allow(clippy::arc_with_non_send_sync)] // sessions of every back end share weights by Arc
-        let weights = Arc::new(Weights::new(&web, model));
+        let weights = Arc::new(Weights::upload(&web, parameters));
         let session = Session::new(&web, weights, page::context(&model.config));
         Ok(Opened { device: Device::Web(web, session), name, note: None, backend: "webgpu" })
     }

@@ -11,12 +11,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use hilda_kernels::quant::{pack, words};
-use hilda_kernels::{At, Form};
 use serde::{Deserialize, Serialize};
-
-use super::Trunk;
-use super::quant::codes;
 
 /// Numbers of products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,61 +56,6 @@ impl FromStr for Arithmetic {
             "int8" => Ok(Arithmetic::Int8),
             other => Err(ArithmeticError::Unknown(other.into())),
         }
-    }
-}
-
-/// A buffer of parameters as it grows.
-struct Packed<'a> {
-    from: &'a [f32],
-    width: usize,
-    to: Vec<f32>,
-}
-
-impl Packed<'_> {
-    fn room(&mut self, len: usize, form: Form) -> At {
-        let at = At { form, ..At::new(self.to.len(), len) };
-        self.to.resize(self.to.len() + len.next_multiple_of(64), 0.0);
-        at
-    }
-    fn plain(&mut self, at: &mut At) {
-        let from = &self.from[at.offset..][..at.len];
-        *at = self.room(at.len, Form::Plain);
-        self.to[at.offset..][..at.len].copy_from_slice(from);
-    }
-    fn matrix(&mut self, at: &mut At, n: usize, k: usize) {
-        let (codes, scales) = codes(&self.from[at.offset..][..at.len], k);
-        *at = self.room(words(n, k), Form::Codes { width: self.width, n, k });
-        pack(&codes, &scales, (n, k), self.width, &mut self.to[at.offset..][..at.len]);
-    }
-}
-
-impl Trunk {
-    /// Parameters for products in integers, in panels of `width` outputs, from `params` as a file has them. From then on they are
-    /// this trunk's, for forward passes alone.
-    pub(super) fn in_integers(&mut self, params: &[f32], width: usize) -> Vec<f32> {
-        let c = self.config.clone();
-        let (d, a, layout) = (c.width, c.heads * c.head_dim, &mut self.layout);
-        let mut packed = Packed { from: params, width, to: vec![] };
-        packed.matrix(&mut layout.embed, c.vocab, d);
-        for l in &mut layout.layers {
-            packed.matrix(&mut l.qkv, c.qkv(), d);
-            packed.matrix(&mut l.out, d, a);
-            packed.matrix(&mut l.gate_up, c.mlp_in(), d);
-            packed.matrix(&mut l.down, d, c.mlp);
-            let vectors = [&mut l.norm1_bias, &mut l.qkv_bias, &mut l.q_norm, &mut l.k_norm, &mut l.out_bias];
-            let more = [&mut l.post1, &mut l.norm2_bias, &mut l.up_bias, &mut l.down_bias, &mut l.post2];
-            let vectors = vectors.into_iter().chain(more).flatten();
-            vectors.chain([&mut l.norm1, &mut l.norm2]).for_each(|at| packed.plain(at));
-        }
-        packed.plain(&mut layout.norm);
-        layout.norm_bias.iter_mut().for_each(|at| packed.plain(at));
-        match (c.arch.tied, c.arch.head_bias) {
-            (true, _) => layout.head = layout.embed,
-            (false, true) => packed.plain(&mut layout.head),
-            (false, false) => packed.matrix(&mut layout.head, c.vocab, d),
-        }
-        layout.total = packed.to.len();
-        packed.to
     }
 }
 

@@ -102,6 +102,22 @@ pub fn codes(values: &[f32], cols: usize) -> (Vec<i8>, Vec<f32>) {
     (codes, scales)
 }
 
+/// The rows of `cols` values as codes and scales, where those yield every value again.
+pub fn exact_codes(values: &[f32], cols: usize) -> Option<(Vec<i8>, Vec<f32>)> {
+    let yields = |codes: &[i8], scales: &[f32], values: &[f32]| {
+        let rows = codes.chunks_exact(cols).zip(scales).zip(values.chunks_exact(cols));
+        rows.into_iter().all(|((q, s), x)| q.iter().zip(x).all(|(q, x)| f32::from(*q) * s == *x))
+    };
+    // most weights are no codes, and the first row says so
+    let first = values.get(..cols).filter(|_| cols > 0)?;
+    let (q, s) = codes(first, cols);
+    if !yields(&q, &s, first) {
+        return None;
+    }
+    let (q, s) = codes(values, cols);
+    yields(&q, &s, values).then_some((q, s))
+}
+
 /// The inverse, with a scale a row.
 pub fn from_int8(bytes: &[u8], scales: &[f32], out: &mut [f32]) {
     let cols = out.len() / scales.len().max(1);

@@ -1,8 +1,42 @@
 //! Weights on a device, shared by everything that decodes with them.
 
+use std::borrow::Cow;
+
 use hilda_kernels::Backend;
 
+use super::repack::Int8;
 use super::{Arithmetic, ArithmeticError, LoadedModel, Trunk};
+
+/// A model's parameters as a device is to hold them, still in the host's memory.
+pub struct Parameters<'a> {
+    trunk: Trunk,
+    shift: bool,
+    values: Cow<'a, [f32]>,
+}
+
+impl<'a> Parameters<'a> {
+    /// In int8 rows where the model has them and the device reads them, else as they are.
+    pub fn new<B: Backend>(b: &B, model: &'a LoadedModel) -> Self {
+        let mut plain = Parameters::plain(model);
+        if b.reads_rows8() {
+            plain.values = Cow::Owned(plain.trunk.in_int8(&model.params, Int8::Rows));
+        }
+        plain
+    }
+
+    pub(super) fn plain(model: &'a LoadedModel) -> Self {
+        let trunk = Trunk::new(model.config.clone());
+        Parameters { trunk, shift: model.serving.shift, values: Cow::Borrowed(&model.params) }
+    }
+
+    /// Bytes of all, and of the largest tensor.
+    pub fn bytes(&self) -> [usize; 2] {
+        let l = &self.trunk.layout;
+        let layers = l.layers.iter().flat_map(|w| [w.qkv, w.out, w.gate_up, w.down]);
+        let largest = layers.chain([l.embed, l.head]).map(|at| at.len).max();
+        [self.values.len(), largest.unwrap_or(0)].map(|words| 4 * words)
+    }
+}
 
 /// Weights on a device.
 pub struct Weights<B: Backend> {
@@ -14,11 +48,15 @@ pub struct Weights<B: Backend> {
 
 impl<B: Backend> Weights<B> {
     pub fn new(b: &B, model: &LoadedModel) -> Self {
-        let mut trunk = Trunk::new(model.config.clone());
-        let mut params = b.buf(trunk.layout.total);
-        b.write(&mut params, 0, &model.params);
+        Weights::upload(b, Parameters::new(b, model))
+    }
+
+    pub fn upload(b: &B, parameters: Parameters) -> Self {
+        let Parameters { mut trunk, shift, values } = parameters;
+        let mut params = b.buf(values.len());
+        b.write(&mut params, 0, &values);
         trunk.prepare(b, &mut params);
-        Weights { trunk, shift: model.serving.shift, params }
+        Weights { trunk, shift, params }
     }
 
     /// For products in these numbers.
@@ -31,7 +69,7 @@ impl<B: Backend> Weights<B> {
         }
         let width = b.codes_width().ok_or(ArithmeticError::Device)?;
         let mut trunk = Trunk::new(model.config.clone());
-        let packed = trunk.in_integers(&model.params, width);
+        let packed = trunk.in_int8(&model.params, Int8::Panels(width));
         let mut params = b.buf(packed.len());
         b.write(&mut params, 0, &packed);
         Ok(Weights { trunk, shift: model.serving.shift, params })
@@ -57,7 +95,7 @@ impl Weights<hilda_kernels::Cpu> {
             return Weights::of(model);
         }
         let mut trunk = Trunk::new(model.config);
-        let params = trunk.in_integers(&model.params, hilda_kernels::quant::width());
+        let params = trunk.in_int8(&model.params, Int8::Panels(hilda_kernels::quant::width()));
         Weights { trunk, shift: model.serving.shift, params }
     }
 }

@@ -233,6 +233,10 @@ pub trait Backend {
         let _ = (params, n, k);
         w
     }
+    /// Does the device read int8 rows ([`Form::Rows8`])?
+    fn reads_rows8(&self) -> bool {
+        false
+    }
     /// Outputs of a panel of int8 weights ([`Form::Codes`]), where the device multiplies in integers.
     fn codes_width(&self) -> Option<usize> {
         None

@@ -332,6 +332,45 @@ fn shadow_rows_in_wgsl_are_those_of_the_cpu() {
     }
 }
 
+/// Weights that were shipped in int8 stay int8 on a WebGPU device, and compute the bits of the same weights in f32.
+#[cfg(feature = "web")]
+#[test]
+fn int8_weights_in_wgsl_are_those_of_f32() {
+    use crate::model::Parameters;
+    use crate::model::checkpoint::{Format, config_json, load, save};
+    use hilda_kernels::backend::web::Web;
+    let web = match pollster::block_on(Web::new()) {
+        Ok(web) => web,
+        Err(e) => {
+            println!("SKIPPED int8_weights_in_wgsl_are_those_of_f32: {e}");
+            return;
+        }
+    };
+    let whole = model(true);
+    let bytes = save(&whole.config, &whole.params, Format::Int8).unwrap();
+    let int8 = load(&config_json(&whole.config, whole.serving), &bytes).unwrap();
+    let [held, largest] = Parameters::new(&web, &int8).bytes();
+    assert!(10 * held < 4 * 4 * int8.params.len() && largest < held, "{held} bytes");
+    assert_eq!(Parameters::new(&web, &whole).bytes(), Parameters::plain(&whole).bytes());
+    #[allow(clippy::arc_with_non_send_sync)] // sessions of every back end share weights by Arc
+    let [a, b] = [Parameters::new(&web, &int8), Parameters::plain(&int8)].map(|parameters| {
+        let weights = Arc::new(Weights::upload(&web, parameters));
+        let mut session = Session::new(&web, weights, 24);
+        let mut c = DecodeConfig::new(vec![1, 2, 3], 20, 70, 69);
+        (c.attention, c.block_size, c.shift, c.temperature) = (Attention::BlockCausal, 8, true, 0.7);
+        c.policy =
+            serde_json::from_value(serde_json::json!({"kind": "threshold", "tau": 0.2, "top_k": 9})).unwrap();
+        let mut decoder = Decoder::new(c).unwrap();
+        drive(&mut decoder, |r| {
+            let pending = session.forward(&web, r).unwrap();
+            pending.decode(&pollster::block_on(web.read(session.stats(), 0, pending.len())).unwrap())
+        })
+        .unwrap();
+        decoder.trajectory()
+    });
+    assert_eq!(a, b);
+}
+
 /// dKV-Cache's claim at equal refresh: without the delay, rows are further from exact.
 #[test]
 fn the_delay_brings_a_network_nearer_to_exact() {

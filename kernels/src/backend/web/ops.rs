@@ -142,6 +142,10 @@ impl Backend for Web {
     type Ids = WebIds;
     type Mask = WebMask;
 
+    fn reads_rows8(&self) -> bool {
+        true
+    }
+
     fn buf(&self, len: usize) -> WebBuf {
         WebBuf { raw: self.allocate(4 * len as u64), len }
     }
@@ -246,7 +250,12 @@ impl Backend for Web {
             let parts = [t, ids.raw.whole(), weights.raw.whole(), out.raw.whole()];
             let [rows_, k, columns, of] = [rows, k, width, table_rows].map(|x| x as u32);
             let params = [rows_, k, columns, of, scale.to_bits()];
-            self.record(Kernel::EmbedMix { codes: table.form == Form::Rows8 }, &parts, &params, threads(rows * width));
+            self.record(
+                Kernel::EmbedMix { codes: table.form == Form::Rows8 },
+                &parts,
+                &params,
+                threads(rows * width),
+            );
         }
     }
 
