@@ -11,7 +11,9 @@ use hilda_engine::decode::{
     Attention, CacheOp, DecodeConfig, Decoder, ForwardRequest, RowStats, Trajectory, Want,
 };
 use hilda_engine::model::together::write_all;
-use hilda_engine::model::{Batch, Layout, LoadedModel, Sequence, Serving, Session, SessionError, Weights};
+use hilda_engine::model::{
+    Arithmetic, Batch, Layout, LoadedModel, Sequence, Serving, Session, SessionError, Weights,
+};
 use hilda_kernels::rng::{Rng, Stream};
 use hilda_kernels::simd::{self, Level};
 use hilda_kernels::{Base, Cpu};
@@ -65,6 +67,10 @@ fn arch(family: usize, layers: usize) -> Arch {
 
 /// A model without a parameter at zero.
 fn weights(family: usize, deep: bool, shift: bool, seed: u64) -> Arc<Weights<Cpu>> {
+    computing(family, deep, shift, seed, Arithmetic::F32)
+}
+
+fn computing(family: usize, deep: bool, shift: bool, seed: u64, arithmetic: Arithmetic) -> Arc<Weights<Cpu>> {
     // sums of one block of k, and of two
     let (width, layers, mlp) = if deep { (48, 3, 520) } else { (32, 2, 40) };
     let spec = ModelSpec {
@@ -85,7 +91,8 @@ fn weights(family: usize, deep: bool, shift: bool, seed: u64) -> Arc<Weights<Cpu
     let params = params.iter().enumerate().map(|(i, x)| 4.0 * x + noise(i)).collect();
     let (attention, block_size) = (Attention::BlockCausal, 8);
     let serving = Serving { attention, block_size, shift, infill: false, edits: false, uniform: false };
-    Arc::new(Weights::of(LoadedModel { config, serving, params }))
+    let model = LoadedModel { config, serving, params };
+    Arc::new(Weights::computing(&Cpu, &model, arithmetic).unwrap())
 }
 
 const POLICIES: [&str; 16] = [
@@ -249,10 +256,11 @@ fn a_text_does_not_know_who_shares_its_forwards() {
         }
         let mut runner =
             TestRunner::new(Config { cases: 60, failure_persistence: None, ..Config::default() });
-        let model = (0usize..6, prop::bool::weighted(0.25), any::<bool>(), any::<u64>());
+        let arithmetic = prop_oneof![Just(Arithmetic::F32), Just(Arithmetic::Int8)];
+        let model = (0usize..6, prop::bool::weighted(0.25), any::<bool>(), any::<u64>(), arithmetic);
         let all = (model, prop::collection::vec(text(), 2..6), any::<u64>());
-        let ran = runner.run(&all, |((family, deep, shift, seed), texts, schedule)| {
-            let weights = weights(family, deep, shift, seed);
+        let ran = runner.run(&all, |((family, deep, shift, seed, arithmetic), texts, schedule)| {
+            let weights = computing(family, deep, shift, seed, arithmetic);
             let decoders = || texts.iter().map(|c| decoder(c, shift)).collect::<Vec<_>>();
             let want: Vec<Told> = decoders().into_iter().map(|d| alone(&weights, d)).collect();
             let got = together(&weights, decoders(), schedule);

@@ -1,5 +1,6 @@
 //! The backbone on any device: parameter layout, forward and backward, checkpoints, decoding sessions.
 
+mod arithmetic;
 mod backward;
 mod batch;
 pub mod cache;
@@ -32,6 +33,7 @@ pub mod together;
 pub mod trunk;
 mod weights;
 
+pub use arithmetic::{Arithmetic, ArithmeticError};
 pub use batch::{Batch, Pending};
 pub use cache::Cache;
 pub use checkpoint::{CheckpointError, LoadedModel, Serving};
