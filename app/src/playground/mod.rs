@@ -176,12 +176,13 @@ pub fn megabytes(bytes: u64) -> String {
 }
 
 /// Shows what the address asks for: a text (`#w=`), a run's model (`?run=`), any model of this site (`?model=`), a
-/// device (`?device=wasm`, `?device=server`), a second column (`?compare=` a policy, `?beside=` a model of this site).
+/// device (`?device=wasm`, `?device=wasm-int8`, `?device=server`), a second column (`?compare=` a policy, `?beside=` a model of this site).
 fn open_address(pair: Pair) {
     let session = pair.first;
     let query = use_query_map().get_untracked();
     let backend = match query.get("device").as_deref() {
         Some("wasm") => Backend::Wasm,
+        Some("wasm-int8") => Backend::WasmInt8,
         Some("webgpu") => Backend::Webgpu,
         Some("server") => Backend::Server,
         _ => Backend::Auto,

@@ -7,7 +7,7 @@ use hilda_engine::decode::{ForwardRequest, RowStats};
 #[cfg(feature = "web")]
 use hilda_engine::model::Parameters;
 use hilda_engine::model::session::{Session, Weights};
-use hilda_engine::model::{LoadedModel, SessionError, page};
+use hilda_engine::model::{Arithmetic, LoadedModel, SessionError, page};
 use hilda_kernels::Cpu;
 #[cfg(feature = "web")]
 use hilda_kernels::backend::web::{Web, WebError};
@@ -70,6 +70,8 @@ pub struct Opened {
     pub note: Option<String>,
     /// "wasm", "webgpu"
     pub backend: &'static str,
+    /// numbers of its products
+    pub arithmetic: Arithmetic,
 }
 
 impl Device {
@@ -77,6 +79,9 @@ impl Device {
     /// slower than WebAssembly.
     pub async fn open(model: LoadedModel, want: Backend) -> Result<Opened, DeviceError> {
         let mut note = None;
+        if want == Backend::WasmInt8 {
+            return Ok(Device::wasm(model, Arithmetic::Int8));
+        }
         if want != Backend::Wasm {
             match Device::web(&model, want).await {
                 Ok(opened) => return Ok(opened),
@@ -84,21 +89,25 @@ impl Device {
                 Err(error) => note = Some(error.to_string()),
             }
         }
-        Ok(Opened { note, ..Device::wasm(model) })
+        Ok(Opened { note, ..Device::wasm(model, Arithmetic::F32) })
     }
 
     /// WebAssembly on this thread, which is always there.
-    pub fn wasm(model: LoadedModel) -> Opened {
+    pub fn wasm(model: LoadedModel, arithmetic: Arithmetic) -> Opened {
         let context = page::context(&model.config);
-        let device = Device::Cpu(Session::new(&Cpu, Arc::new(Weights::of(model)), context));
-        let name = if relaxed() { "WASM relaxed SIMD, one thread" } else { "WASM SIMD, one thread" };
-        Opened { device, name: name.into(), note: None, backend: "wasm" }
+        let weights = Arc::new(Weights::of_computing(model, arithmetic));
+        let device = Device::Cpu(Session::new(&Cpu, weights, context));
+        let simd = if relaxed() { "WASM relaxed SIMD" } else { "WASM SIMD" };
+        let numbers = if arithmetic == Arithmetic::Int8 { ", int8 weights" } else { "" };
+        let name = format!("{simd}{numbers}, one thread");
+        Opened { device, name, note: None, backend: "wasm", arithmetic }
     }
 
     /// The server at `site`, which calls the model `id`; nothing is asked of it yet.
     pub fn server(site: String, id: String, token: Option<String>) -> Opened {
         let device = Device::Server(Remote::new(site, id, token));
-        Opened { device, name: "the server's processor".into(), note: None, backend: "server" }
+        let (name, arithmetic) = ("the server's processor".into(), Arithmetic::F32);
+        Opened { device, name, note: None, backend: "server", arithmetic }
     }
 
     #[cfg(not(feature = "web"))]
@@ -128,7 +137,8 @@ impl Device {
         #[allow(clippy::arc_with_non_send_sync)] // sessions of every back end share weights by Arc
         let weights = Arc::new(Weights::upload(&web, parameters));
         let session = Session::new(&web, weights, page::context(&model.config));
-        Ok(Opened { device: Device::Web(web, session), name, note: None, backend: "webgpu" })
+        let device = Device::Web(web, session);
+        Ok(Opened { device, name, note: None, backend: "webgpu", arithmetic: Arithmetic::F32 })
     }
 
     /// Another text begins.

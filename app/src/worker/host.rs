@@ -8,7 +8,7 @@ use std::rc::Rc;
 use hilda_engine::config::ModelConfig;
 use hilda_engine::decode::trajectory::Provenance;
 use hilda_engine::decode::{DecodeConfig, Decoder, StepKind};
-use hilda_engine::model::{generate, holes::holes, page};
+use hilda_engine::model::{Arithmetic, generate, holes::holes, page};
 use wasm_bindgen::JsCast;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -170,7 +170,7 @@ impl Host {
             model_hash: model_hash.clone(),
             tokenizer_hash: head.tokenizer.hash().to_string(),
             backend: opened.backend.into(),
-            dtype: "f32".into(),
+            dtype: opened.arithmetic.name().into(),
         };
         let info = ModelInfo {
             name,
@@ -297,7 +297,7 @@ impl Loaded {
         if weights.hash != self.provenance.model_hash {
             return Err(lost("it has changed meanwhile".into()));
         }
-        let opened = Device::wasm(weights.model);
+        let opened = Device::wasm(weights.model, Arithmetic::F32);
         self.device = opened.device;
         let both = format!("{}, then {}", self.provenance.backend, opened.backend);
         self.provenance.backend = opened.backend.into();

@@ -31,6 +31,8 @@ pub enum Backend {
     Auto,
     Webgpu,
     Wasm,
+    /// WebAssembly with products of int8 weights in integers
+    WasmInt8,
     /// the machine that serves this page
     Server,
 }

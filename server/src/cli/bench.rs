@@ -11,7 +11,7 @@ mod products;
 use hilda_engine::config::{ModelConfig, ModelSpec, RunConfig};
 use hilda_engine::data::Packed;
 use hilda_engine::decode::{CacheOp, ForwardRequest, Want};
-use hilda_engine::model::{Layout, Serving, Session, Trunk, Weights};
+use hilda_engine::model::{Arithmetic, Layout, Serving, Session, Trunk, Weights};
 use hilda_engine::train::{
     self,
     memory::{keep, plan_rows},
@@ -19,8 +19,9 @@ use hilda_engine::train::{
 };
 use hilda_kernels::{Base, Cpu, Train, par};
 
-use self::peak::{Peak, median};
+use self::peak::{Peak, median, seconds};
 use super::CliError;
+use super::arithmetic::Numbers;
 use crate::device::{self, Device, Needs};
 
 #[derive(clap::Args)]
@@ -52,6 +53,9 @@ pub struct Args {
     /// decode: model folder, GGUF file or pulled model's name, instead of a preset with weights that nobody trained
     #[arg(long, value_name = "DIR", conflicts_with = "preset")]
     pub model: Option<std::path::PathBuf>,
+    /// decode: products in these numbers, beside f32
+    #[command(flatten)]
+    pub numbers: Numbers,
     /// auto, cpu or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: String,
@@ -91,6 +95,13 @@ pub fn run(args: Args) -> Result<(), CliError> {
     }
     if !["gemm", "ops", "train", "decode"].contains(&args.what.as_str()) {
         return Err(CliError::BadInput(format!("bench {}: gemm, ops, train or decode", args.what)));
+    }
+    let numbers = args.numbers.arithmetic;
+    if numbers != Arithmetic::F32 && args.what != "decode" {
+        let what = &args.what;
+        return Err(CliError::BadInput(format!(
+            "bench {what} --arithmetic {numbers}: decode alone, for the rest is f32"
+        )));
     }
     let device = device::ready(&args.device, Needs::default())?;
     let out = merge(what(&args, &device), measured(&args, &device)?);
@@ -232,6 +243,9 @@ fn train<B: Train + Clone>(
     Ok(merge(figures, peak.share(flops, t)))
 }
 
+/// Steps in a row of one arithmetic where two are compared.
+const TURN: usize = 5;
+
 fn decode<B: Train + Sync>(args: &Args, b: &B, peak: &mut Peak) -> Result<serde_json::Value, CliError>
 where
     Session<B>: Send,
@@ -259,10 +273,13 @@ where
         let (asked, context) = (args.positions, config.context);
         return Err(CliError::BadInput(format!("--positions {asked}: the model reads {context}")));
     }
-    let weights = std::sync::Arc::new(Weights::new(b, &loaded));
+    let numbers = args.numbers.arithmetic;
+    let weights = std::sync::Arc::new(args.numbers.weights(b, &loaded)?);
+    let beside = (numbers != Arithmetic::F32).then(|| std::sync::Arc::new(Weights::new(b, &loaded)));
     drop(loaded);
     let first = u32::from(weights.shift);
-    let mut session = Session::new(b, weights.clone(), n as usize);
+    let session = |weights: &std::sync::Arc<Weights<B>>| Session::new(b, weights.clone(), n as usize);
+    let (mut session, mut beside) = (session(&weights), beside.as_ref().map(session));
     let request = ForwardRequest {
         sequence: 0,
         step: 0,
@@ -274,24 +291,44 @@ where
         compression: Default::default(),
         want: Want { rows: (first..n).collect(), top_k: 8, ..Default::default() },
     };
-    let mut once =
-        || session.answer_on(b, &request).map(|_| ()).map_err(|e| CliError::Failure(e.to_string()));
-    once()?;
-    let mut failed = None;
-    let times = peak.around(args.repeat.max(5), || failed = failed.take().or(once().err()));
-    let least = times.iter().copied().fold(f64::INFINITY, f64::min);
-    let t = median(times);
+    let step = |session: &mut Session<B>| {
+        session.answer_on(b, &request).map(|_| ()).map_err(|e| CliError::Failure(e.to_string()))
+    };
+    let mut failed = step(&mut session).err();
+    let mut times = vec![];
+    let mut plain = vec![];
+    if let Some(other) = &mut beside {
+        // in turn, several steps each, the first of which finds the other's weights in the caches
+        let mut some = |session: &mut Session<B>, times: &mut Vec<f64>| {
+            for i in 0..=TURN {
+                let t = seconds(|| failed = failed.take().or(step(session).err()));
+                times.extend((i > 0).then_some(t));
+            }
+        };
+        peak.around(args.repeat.max(5).div_ceil(TURN), || {
+            some(other, &mut plain);
+            some(&mut session, &mut times);
+        });
+    } else {
+        times = peak.around(args.repeat.max(5), || failed = failed.take().or(step(&mut session).err()));
+    }
     if let Some(e) = failed {
         return Err(e);
     }
+    let least = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
+    let (least, plain_least, t) = (least(&times), least(&plain), median(times));
     let flops = 2.0 * n as f64 * config.parameters() as f64
         + 4.0 * (n as f64).powi(2) * (config.layers * config.heads * config.head_dim) as f64;
     let share = peak.share(flops, t);
     let batched = batched::run(b, &weights, args.positions, args.repeat, peak)?;
+    let beside = beside.map(|_| {
+        let plain = median(plain);
+        serde_json::json!({ "ms_per_step": plain * 1e3, "ms_least": plain_least * 1e3, "gain": plain / t })
+    });
     let name = args.model.as_ref().map_or(args.preset.clone(), |m| m.display().to_string());
     let figures = serde_json::json!({
         "model": name, "positions": n, "batched": batched, "ms_per_step": t * 1e3, "ms_least": least * 1e3, "flops_per_step": flops,
-        "peak_bytes": memory::peak(),
+        "arithmetic": numbers, "weights_bytes": weights.bytes(), "f32": beside, "peak_bytes": memory::peak(),
     });
     Ok(merge(figures, share))
 }

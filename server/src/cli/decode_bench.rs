@@ -15,9 +15,10 @@ use hilda_engine::eval::judge::TextJudge;
 use hilda_engine::files;
 use hilda_engine::model::generate::{GenerateError, Request, decode_config};
 use hilda_engine::model::together::write_all;
-use hilda_engine::model::{Batch, LoadedModel, Weights};
+use hilda_engine::model::{Batch, LoadedModel};
 use hilda_kernels::Cpu;
 
+use super::arithmetic::Numbers;
 use super::decode_grid::{GRID, REFERENCE, WHOLE};
 use super::decode_table::{csv, parameters, table};
 use super::progress::Progress;
@@ -71,6 +72,8 @@ pub struct Args {
     /// those of all its texts together
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     batch: u16,
+    #[command(flatten)]
+    numbers: Numbers,
     /// every position sees the whole text, instead of block by block; adds what needs that to the default grid
     #[arg(long)]
     whole: bool,
@@ -308,7 +311,7 @@ fn measure(
     prompts: &[String],
     problems: &[Problem],
 ) -> Result<Measured, CliError> {
-    let mut batch = Batch::new(&Cpu, Arc::new(Weights::new(&Cpu, model)), model.config.context);
+    let mut batch = Batch::new(&Cpu, Arc::new(a.numbers.weights(&Cpu, model)?), model.config.context);
     let mut m = Measured { points: vec![], first: vec![], kept: vec![], left_out: 0 };
     let mut bytes_left = MOST_KEPT;
     let mut bar = Progress::new("decoder");
@@ -379,6 +382,7 @@ fn measure(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hilda_engine::model::Weights;
 
     /// The demo model writes the same texts side by side as one at a time.
     #[test]

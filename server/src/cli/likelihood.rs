@@ -12,15 +12,16 @@ use hilda_engine::decode::Attention;
 use hilda_engine::diffusion::likelihood::{
     Estimator, Evaluation, LikelihoodError, Rule, evaluate, plan_rows,
 };
-use hilda_engine::model::{Keep, Serving, Trunk};
+use hilda_engine::model::{Arithmetic, Keep, Serving, Trunk};
 use hilda_engine::record::Estimate;
 use hilda_engine::train::input::bytes_per_token;
-use hilda_kernels::Train;
+use hilda_kernels::{Cpu, Train};
 
 use super::CliError;
+use super::arithmetic::Numbers;
 use super::progress::Progress;
 use super::sample::open_model;
-use crate::device::{self, Needs, Work};
+use crate::device::{self, Device, Needs, Work};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -69,7 +70,9 @@ pub struct Args {
     /// at most this many rows
     #[arg(long, default_value_t = 0)]
     pub limit: usize,
-    /// auto, cpu or cuda:N
+    #[command(flatten)]
+    pub numbers: Numbers,
+    /// auto, cpu or cuda:N; int8 arithmetic runs on the CPU
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// one line of JSON per estimator
@@ -203,10 +206,22 @@ pub fn run(a: Args) -> Result<(), CliError> {
     }
     .map_err(data)?;
     let packing = PackingSpec { length, documents: whole, restart_positions: whole, restart_blocks: whole };
-    let trunk = Trunk::new(model.config.clone());
+    let integers = (a.numbers.arithmetic == Arithmetic::Int8).then(|| a.numbers.weights(&Cpu, &model));
+    let integers = integers.transpose()?;
+    let trunk = integers.as_ref().map_or_else(|| Trunk::new(model.config.clone()), |w| w.trunk.clone());
+    let params = integers.as_ref().map_or(&model.params, |w| &w.params);
     let rows = estimators.iter().map(|e| plan_rows(*e, length)).max().unwrap_or(0);
     let bytes = 4 * trunk.layout.total + trunk.plan_bytes(rows, Keep::Nothing);
-    let device = device::ready(&a.device, Needs { bytes, head_dim: trunk.config.head_dim })?;
+    let device = match (&integers, a.device.as_str()) {
+        (Some(_), "auto" | "cpu") => Device::Cpu,
+        (Some(_), named) => {
+            return Err(bad(format!(
+                "--device {named}: --arithmetic {} runs on the CPU",
+                a.numbers.arithmetic
+            )));
+        }
+        (None, named) => device::ready(named, Needs { bytes, head_dim: trunk.config.head_dim })?,
+    };
     let bytes_per_token = Some(bytes_per_token(&tokenizer, &packed));
     let evaluation = |estimator, seed| Evaluation {
         estimator,
@@ -219,14 +234,7 @@ pub fn run(a: Args) -> Result<(), CliError> {
     for estimator in estimators {
         let replicates = if estimator.drawn() { a.replicates } else { 1 };
         let wanted = (a.seed..a.seed + replicates).map(|seed| evaluation(estimator, seed)).collect();
-        let work = Estimates {
-            trunk: &trunk,
-            params: &model.params,
-            text: &packed,
-            wanted,
-            show: true,
-            stop: &|| false,
-        };
+        let work = Estimates { trunk: &trunk, params, text: &packed, wanted, show: true, stop: &|| false };
         let (mut r, draws) = joined(&device.run(work)?);
         r.seed = a.seed;
         print(&a, &r, draws, length, replicates);
@@ -287,7 +295,7 @@ fn print(a: &Args, r: &Estimate, draws: Option<f64>, length: usize, replicates: 
         let line = serde_json::json!({
             "nelbo": r.value, "estimator": r.estimator, "k": r.k, "stderr": r.stderr,
             "bits_per_byte": r.bits_per_byte, "tokens": r.tokens, "rows": r.rows, "seed": r.seed,
-            "packing": a.packing, "length": length, "replicates": replicates, "stderr_draws": draws,
+            "arithmetic": a.numbers.arithmetic, "packing": a.packing, "length": length, "replicates": replicates, "stderr_draws": draws,
         });
         println!("{line}");
         return;

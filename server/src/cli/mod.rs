@@ -5,6 +5,7 @@
 //! `--json`), everything for people about progress to standard error, bars only on a terminal.
 
 pub mod ablate;
+mod arithmetic;
 pub mod audit;
 mod average;
 pub mod bench;

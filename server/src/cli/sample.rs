@@ -12,6 +12,7 @@ use hilda_engine::model::session::Weights;
 use hilda_engine::model::{LoadedModel, Serving, Session, Trunk};
 use hilda_kernels::Cpu;
 
+use super::arithmetic::Numbers;
 use super::{CliError, data_dir};
 use crate::library;
 
@@ -38,6 +39,8 @@ pub struct Args {
     pub whole: bool,
     #[arg(long, default_value_t = 1)]
     pub count: u64,
+    #[command(flatten)]
+    pub numbers: Numbers,
     /// one JSON object per sample, with its cost and its trajectory
     #[arg(long)]
     pub json: bool,
@@ -114,7 +117,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         eprintln!("{remark}");
     }
     let trunk = Trunk::new(model.config.clone());
-    let weights = Arc::new(Weights::of(model));
+    let weights = Arc::new(args.numbers.on_cpu(model));
     for i in 0..args.count {
         let request = Request {
             policy,

@@ -12,12 +12,12 @@ use hilda_engine::eval::text::stories::{stories, vocabulary};
 use hilda_engine::eval::text::surface::{surface, words};
 use hilda_engine::eval::text::{cost, law, sample};
 use hilda_engine::model::generate::{GenerateError, Request, default_policy};
-use hilda_engine::model::session::Weights;
 use hilda_engine::model::{LoadedModel, Trunk};
 use hilda_kernels::{Backend, Cpu};
 use serde_json::{Value, json};
 
 use super::CliError;
+use super::arithmetic::Numbers;
 use super::progress::Progress;
 use super::sample::{open_model, open_switch, parse_policy};
 
@@ -53,6 +53,8 @@ pub struct Args {
     pub temperature: f32,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    #[command(flatten)]
+    pub numbers: Numbers,
     #[arg(long)]
     pub json: bool,
 }
@@ -121,7 +123,7 @@ pub fn run(a: Args) -> Result<(), CliError> {
         switch: open_switch(&a.model, Some(policy))?,
         ..Request::new(a.prompt.as_str(), a.length)
     };
-    let weights = Arc::new(Weights::new(&Cpu, &model));
+    let weights = Arc::new(a.numbers.weights(&Cpu, &model)?);
     let mut bar = Progress::new("text");
     let began = std::time::Instant::now();
     let samples = sample(&Cpu, &weights, model.serving, &tokenizer, &request, a.count, |n| {
