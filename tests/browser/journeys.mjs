@@ -229,7 +229,7 @@ describe('watch', () => {
 
     const gpu = await launch({ webgpu: true });
     try {
-      const page = await visit(gpu, server.url);
+      const page = await visit(gpu, `${server.url}/runs`);
       const adapter = await page.evaluate(async () => Boolean(await navigator.gpu?.requestAdapter()));
       if (!adapter) return t.skip('this Chromium has no WebGPU adapter, not even a software one');
       await page.context().close();

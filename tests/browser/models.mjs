@@ -81,7 +81,7 @@ const fact = (page, name) =>
 /** Lets the random model write a short text: it replaces its words so often that a long one takes 400 steps. */
 async function short(page) {
   await playground.pace(page, 60);
-  await playground.length(page, 32);
+  await playground.length(page, 16);
   await playground.write(page, 'Tom');
 }
 
