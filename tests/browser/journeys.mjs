@@ -201,10 +201,7 @@ describe('watch', () => {
       const found = [];
       await playground.length(page, LENGTH);
       for (const { kind, prompt } of texts) {
-        if (kind === 'wino') {
-          await page.getByRole('button', { name: 'Custom', exact: true }).first().click();
-          await page.locator('select:has(option[value="wino"])').first().selectOption('wino');
-        }
+        if (kind === 'wino') await playground.policy(page, kind);
         await playground.write(page, prompt);
         const trace = playground.record(await playground.share(page));
         assert.equal(trace.header.config.policy.kind, kind);

@@ -78,10 +78,14 @@ const pieces = (page) => {
 const fact = (page, name) =>
   page.locator('.card.model dt', { hasText: new RegExp(`^${name}$`) }).locator('xpath=following-sibling::dd[1]').innerText();
 
-/** Lets the random model write a short text: it replaces its words so often that a long one takes 400 steps. */
+/**
+ * Lets the random model write a short text by a policy that replaces nothing: what an editing one writes with random
+ * weights it replaces as often as it may, 400 steps for 128 tokens.
+ */
 async function short(page) {
   await playground.pace(page, 60);
   await playground.length(page, 16);
+  await playground.policy(page, 'top_prob');
   await playground.write(page, 'Tom');
 }
 

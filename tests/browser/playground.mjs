@@ -25,6 +25,12 @@ export const pace = (page, steps) => page.getByLabel('Speed, steps per second').
 export const length = (page, tokens) =>
   page.locator('.dial', { hasText: 'Length' }).locator('input[type=range]').fill(String(tokens));
 
+/** Chooses a policy by its kind, with what it comes with. */
+export async function policy(page, kind) {
+  await page.getByRole('button', { name: 'Custom', exact: true }).first().click();
+  await page.locator(`select:has(option[value="${kind}"])`).first().selectOption(kind);
+}
+
 /**
  * Opens a page of the playground and lets it show steps as fast as it offers to. A text of 128 tokens takes three
  * seconds to compute and at the visitor's pace twelve to show: only what is about that pace should wait for it.
