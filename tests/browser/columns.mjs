@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 
-import { Server, folder, launch, longestTask, shot, until, visit } from './harness.mjs';
+import { Server, folder, launch, longestTask, shot, until } from './harness.mjs';
 import * as playground from './playground.mjs';
 
 const LIMIT = { timeout: 240_000 };
@@ -56,7 +56,7 @@ describe('two columns', () => {
   });
 
   test('compare writes a second text on the same timeline, and a link keeps both', LIMIT, async (t) => {
-    const page = await visit(browser, server.url);
+    const page = await playground.open(browser, server.url);
     const alone = await playground.written(page);
     const before = await page.evaluate(() => performance.now());
     await page.getByRole('button', { name: 'Compare', exact: true }).click();
@@ -93,7 +93,7 @@ describe('two columns', () => {
     // The link shows both elsewhere without computing.
     await page.keyboard.press('End');
     const link = await playground.share(page);
-    const other = await visit(browser, link);
+    const other = await playground.open(browser, link);
     await bothWritten(other);
     assert.deepEqual(await texts(other), [a, b]);
     assert.deepEqual(await counts(other), both);
@@ -112,7 +112,7 @@ describe('two columns', () => {
   test('an address opens two columns with a policy of its own', LIMIT, async () => {
     const policy = encodeURIComponent(JSON.stringify({ kind: 'top_prob', steps_per_block: 4 }));
     const options = { colorScheme: 'dark', reducedMotion: 'reduce' };
-    const page = await visit(browser, `${server.url}/?device=wasm&compare=${policy}`, options);
+    const page = await playground.open(browser, `${server.url}/?device=wasm&compare=${policy}`, options);
     const both = await bothWritten(page);
     assert.match(await (await columns(page))[1].locator('h2').innerText(), /^B, Fixed steps/);
     assert.ok(both[1].steps < both[0].steps, 'four steps a block are fewer than word by word');
@@ -125,9 +125,12 @@ describe('two columns', () => {
     await shot(page, 'compare-dark');
     // The same policy and seed give the same text.
     await page.locator('.beside').getByRole('button', { name: 'Speedy' }).click();
+    // Slowly, so that the beginning can be seen.
+    await playground.pace(page, 12);
     await page.getByRole('button', { name: 'Write', exact: true }).click();
     await until('the new name', async () => /^B, Speedy/.test(await (await columns(page))[1].locator('h2').innerText()));
     await until('B at work', async () => (await counts(page))[1]?.at < 5);
+    await playground.pace(page, 60);
     await bothWritten(page);
     const [a, b] = await texts(page);
     assert.equal(a, b);
@@ -136,7 +139,7 @@ describe('two columns', () => {
   });
 
   test('the second column may have a model of its own', LIMIT, async () => {
-    const page = await visit(browser, `${server.url}/?device=wasm&compare=speedy&beside=/models/hilda-tiny/`);
+    const page = await playground.open(browser, `${server.url}/?device=wasm&compare=speedy&beside=/models/hilda-tiny/`);
     const both = await bothWritten(page);
     const [a, b] = await texts(page);
     assert.equal(a, b, 'the same weights, loaded as another model, write the same');
@@ -152,7 +155,7 @@ describe('two columns', () => {
 
   test('columns are stacked on a narrow screen', LIMIT, async () => {
     const options = { viewport: { width: 360, height: 1400 }, colorScheme: 'light' };
-    const page = await visit(browser, `${server.url}/?compare=quality`, options);
+    const page = await playground.open(browser, `${server.url}/?compare=quality`, options);
     await bothWritten(page);
     const boxes = await page.locator('.texts .text').evaluateAll((texts) => texts.map((text) => text.getBoundingClientRect()).map(({ left, top, bottom }) => ({ left, top, bottom })));
     assert.equal(boxes[0].left, boxes[1].left);
@@ -180,7 +183,7 @@ describe('the overlay of blocks', () => {
   });
 
   test('shows what a step computed and what came from the cache', LIMIT, async () => {
-    const page = await visit(browser, server.url);
+    const page = await playground.open(browser, server.url);
     await playground.written(page);
     const trajectory = playground.record(await playground.share(page));
     const { config } = trajectory.header;

@@ -157,7 +157,7 @@ describe('what a screen reader is told', () => {
     const server = await Server.start(data);
     const browser = await launch();
     try {
-      const page = await visit(browser, server.url);
+      const page = await playground.open(browser, server.url);
       await playground.written(page);
       await page.getByRole('button', { name: 'Custom', exact: true }).click();
       await page.getByText('Words and cache').click();

@@ -1,7 +1,7 @@
 // The playground as a person sees it: what its marks, counters and buttons say.
 import zlib from 'node:zlib';
 
-import { until } from './harness.mjs';
+import { until, visit } from './harness.mjs';
 
 /** The text shown, masks as low lines, for people who listen. */
 export const text = (page) => page.locator('.canvas > p.visually-hidden').textContent();
@@ -17,6 +17,29 @@ export const counters = async (page) => (await page.locator('.counters').first()
 
 /** Where the model runs, as the page says it. */
 export const device = (page) => page.locator('.pill.device').innerText();
+
+/** Sets how many steps are shown a second; a visitor finds 12. */
+export const pace = (page, steps) => page.getByLabel('Speed, steps per second').selectOption(String(steps));
+
+/** Sets how many tokens are written after the prompt. */
+export const length = (page, tokens) =>
+  page.locator('.dial', { hasText: 'Length' }).locator('input[type=range]').fill(String(tokens));
+
+/** Chooses a policy by its kind, with what it comes with. */
+export async function policy(page, kind) {
+  await page.getByRole('button', { name: 'Custom', exact: true }).first().click();
+  await page.locator(`select:has(option[value="${kind}"])`).first().selectOption(kind);
+}
+
+/**
+ * Opens a page of the playground and lets it show steps as fast as it offers to. A text of 128 tokens takes three
+ * seconds to compute and at the visitor's pace twelve to show: only what is about that pace should wait for it.
+ */
+export async function open(browser, url, options) {
+  const page = await visit(browser, url, options);
+  await pace(page, 60);
+  return page;
+}
 
 /** Waits for the first word that the model writes; milliseconds since the page began to load. */
 export const firstWord = (page) =>

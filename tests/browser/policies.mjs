@@ -31,9 +31,9 @@ async function choose(page, preset) {
 
 describe('policies', () => {
   test('presets of papers, PC-Sampler among them, write with the demo model', LIMIT, async (t) => {
-    const page = await visit(browser, `${server.url}/?device=wasm`);
+    const page = await playground.open(browser, `${server.url}/?device=wasm`);
     await playground.written(page);
-    await page.locator('.dial', { hasText: 'Length' }).locator('input[type=range]').fill('24');
+    await playground.length(page, 24);
     for (const [preset, has] of [
       ['pc-sampler', { kind: 'top_prob', score: 'pc' }],
       ['creditdecoding', { kind: 'threshold' }],
@@ -67,6 +67,7 @@ describe('policies', () => {
     const asked = [];
     page.on('request', (request) => request.url().includes('frequencies.json') && asked.push(request.url()));
     await page.goto(`${server.url}/?device=wasm`);
+    await playground.pace(page, 60);
     await playground.written(page);
     assert.deepEqual(asked, [], 'what is not named is not asked for');
     await choose(page, 'pc-sampler');

@@ -1,5 +1,7 @@
 use super::*;
-use crate::data::{Format, bpe, document::read_documents, shared::shared, tokenizer::library};
+use crate::data::{
+    Format, bpe, document::read_documents, letters::characters, shared::shared, tokenizer::library,
+};
 use proptest::prelude::*;
 
 fn file(json: &[u8]) -> Value {
@@ -238,7 +240,7 @@ proptest! {
 #[test]
 fn every_character_has_the_ids_of_the_library() {
     let plain = file(bpe::train(&LEARN, 330).unwrap().json());
-    let all: Vec<char> = ('\0'..=char::MAX).collect();
+    let all = characters();
     let [qwen, _] = published(&plain);
     let together: Vec<String> =
         all.chunks(256).map(|some| some.iter().map(|c| format!("a{c}1{c} {c}")).collect()).collect();
