@@ -12,7 +12,7 @@ use hilda_engine::decode::Attention;
 use hilda_engine::diffusion::likelihood::{
     Estimator, Evaluation, LikelihoodError, Rule, evaluate, plan_rows,
 };
-use hilda_engine::model::{Keep, Serving, Trunk};
+use hilda_engine::model::{Serving, Trunk};
 use hilda_engine::record::Estimate;
 use hilda_engine::train::input::bytes_per_token;
 use hilda_kernels::Train;
@@ -205,8 +205,7 @@ pub fn run(a: Args) -> Result<(), CliError> {
     let packing = PackingSpec { length, documents: whole, restart_positions: whole, restart_blocks: whole };
     let trunk = Trunk::new(model.config.clone());
     let rows = estimators.iter().map(|e| plan_rows(*e, length)).max().unwrap_or(0);
-    let bytes = 4 * trunk.layout.total + trunk.plan_bytes(rows, Keep::Nothing);
-    let device = device::ready(&a.device, Needs { bytes, head_dim: trunk.config.head_dim })?;
+    let device = device::ready(&a.device, Needs::forward(&trunk, rows))?;
     let bytes_per_token = Some(bytes_per_token(&tokenizer, &packed));
     let evaluation = |estimator, seed| Evaluation {
         estimator,
