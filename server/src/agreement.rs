@@ -102,7 +102,7 @@ fn recipe(phase: &str, more: &str) -> RunConfig {
     RunConfig::from_toml(&text).expect("a valid recipe")
 }
 
-/// Heads of 36 values, 210 in the feed-forward part, 515 tokens: edges of tiles are part of it.
+/// Heads of 36 values unless said otherwise, 210 in the feed-forward part, 515 tokens: edges of tiles are part of it.
 fn model(arch: Arch) -> ModelConfig {
     let spec = ModelSpec {
         width: Some(144),
@@ -144,16 +144,20 @@ fn apart(a: &[f32], b: &[f32]) -> f64 {
     difference / square(&mut b.iter().map(|b| *b as f64))
 }
 
-/// Every objective on HILDA's backbone, and the masked one on every variant of the trunk, on `device` and on the CPU.
+/// Every objective on HILDA's backbone, the masked one on every variant of the trunk and with large heads, on `device` and on the CPU.
 pub fn compare(device: &Device) -> Vec<Compared> {
     let objectives =
-        OBJECTIVES.iter().map(|(what, phase, more)| (*what, recipe(phase, more), Arch::default()));
-    let variants = shapes().into_iter().map(|(what, arch)| (what, recipe(OBJECTIVES[1].1, ""), arch));
-    objectives.chain(variants).map(|(what, config, arch)| one(device, what, &config, arch)).collect()
+        OBJECTIVES.iter().map(|(what, phase, more)| (*what, recipe(phase, more), model(Arch::default())));
+    let masked = || recipe(OBJECTIVES[1].1, "");
+    let variants = shapes().into_iter().map(|(what, arch)| (what, masked(), model(arch)));
+    // as Gemma 3's smallest has them; other attention kernels than for heads of up to 128
+    let large = ModelConfig { head_dim: 256, ..model(Arch::default()) };
+    let variants = variants.chain([("heads of 256 values", masked(), large)]);
+    objectives.chain(variants).map(|(what, config, model)| one(device, what, &config, model)).collect()
 }
 
-fn one(device: &Device, what: &str, config: &RunConfig, arch: Arch) -> Compared {
-    let trunk = Trunk::new(model(arch));
+fn one(device: &Device, what: &str, config: &RunConfig, model: ModelConfig) -> Compared {
+    let trunk = Trunk::new(model);
     // larger than a fresh model's, so that attention and gates are far from their linear range
     let mut params = trunk.layout.init(&trunk.config, config.seed);
     params.iter_mut().filter(|p| **p != 1.0).for_each(|p| *p *= 4.0);

@@ -1,7 +1,10 @@
 //! Which device computes: `auto | cpu | cuda:N`, and whether a run fits it.
 
+use hilda_engine::config::{Mlp, RunConfig};
+use hilda_engine::model::{Keep, Trunk};
+use hilda_engine::train;
 #[cfg(feature = "cuda")]
-use hilda_kernels::backend::cuda::{Cuda, CudaError, Driver, MAX_HEAD_DIM, found};
+use hilda_kernels::backend::cuda::{Asked, Cuda, CudaError, Driver, found};
 use hilda_kernels::{Cpu, Train};
 
 use crate::cli::CliError;
@@ -57,12 +60,47 @@ impl Device {
     }
 }
 
-/// What a run asks of its device.
-#[derive(Clone, Copy, Debug, Default)]
+/// What a run asks of its device: memory, and sizes that kernels of some devices bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// bytes planned: [`hilda_engine::train::planned_bytes`]
     pub bytes: usize,
+    /// values of a head
     pub head_dim: usize,
+    /// values of the largest activation that attention or GELU takes as one: rows of a forward times columns
+    pub values: usize,
+    /// values of a norm's weight and bias, whose gradients are summed together; 0 without training
+    pub norm: usize,
+}
+
+impl Needs {
+    /// Forwards of at most `rows` rows.
+    pub fn forward(trunk: &Trunk, rows: usize) -> Needs {
+        let c = &trunk.config;
+        let columns = c.qkv().max(if c.arch.mlp == Mlp::Gelu { c.mlp } else { 0 });
+        Needs {
+            bytes: 4 * trunk.layout.total + trunk.plan_bytes(rows, Keep::Nothing),
+            head_dim: c.head_dim,
+            values: rows * columns,
+            norm: 0,
+        }
+    }
+
+    /// Steps of a run with the rows a forward that `config` says.
+    pub fn training(trunk: &Trunk, config: &RunConfig) -> Needs {
+        let c = &trunk.config;
+        Needs {
+            bytes: train::planned_bytes(config, trunk),
+            norm: if c.arch.layer_norm { 2 * c.width } else { c.width },
+            ..Needs::forward(trunk, train::step::plan_rows(config))
+        }
+    }
+
+    /// What the CUDA kernels do not hold is refused with the number and the largest.
+    #[cfg(feature = "cuda")]
+    fn check(&self) -> Result<(), CudaError> {
+        Asked { head_dim: self.head_dim, values: self.values, norm: self.norm }.check()
+    }
 }
 
 /// Opens what a recipe names. With `auto`, the first GPU if there is one that can hold the run, else the CPU; what
@@ -83,12 +121,7 @@ pub fn open(name: &str, needs: Needs) -> Result<(Device, Option<String>), String
     let opened = Driver::new(ordinal).map_err(|e| (matches!(e, CudaError::NoDriver), e.to_string()));
     let opened = opened.and_then(|driver| {
         let (free, total) = driver.memory().map_err(|e| (false, e.to_string()))?;
-        if needs.head_dim > MAX_HEAD_DIM {
-            return Err((
-                false,
-                format!("heads of {} values; the kernels go to {MAX_HEAD_DIM}", needs.head_dim),
-            ));
-        }
+        needs.check().map_err(|e| (false, e.to_string()))?;
         fits(needs.bytes, free, total).map_err(|e| (false, format!("{}: {e}", driver.name())))?;
         Ok(Device::Cuda(Cuda::new(driver)))
     });
@@ -190,9 +223,31 @@ mod tests {
 
     #[test]
     fn the_cpu_needs_no_driver() {
-        let opened = open("cpu", Needs { bytes: usize::MAX, head_dim: 1000 });
+        let opened = open("cpu", Needs { bytes: usize::MAX, head_dim: 1000, ..Needs::default() });
         assert!(matches!(opened, Ok((Device::Cpu, None))));
         assert!(open("tpu", Needs::default()).is_err());
+    }
+
+    /// Gemma's heads of 256 values fit; beyond, a run is refused before it starts and not in its first step.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn heads_that_no_kernel_holds_are_refused() {
+        let with = |heads: usize| {
+            let model = format!(
+                "name = \"t\"\n[model]\nwidth = 512\nlayers = 1\nheads = {heads}\nmlp = 32\n[data]\ntrain = \"x\"\n\
+                 packing = {{ length = 16 }}\n[batch]\nrows = 4\nmicro = 2\n[[phase]]\nobjective = \"ar\"\n\
+                 tokens = 256\nlr = {{ peak = 1e-3 }}"
+            );
+            let config = RunConfig::from_toml(&model).expect("a recipe");
+            let trunk = Trunk::new(config.model.resolve(300, 1, 0, vec![1]).expect("a shape"));
+            Needs::training(&trunk, &config)
+        };
+        let needs = with(2);
+        assert_eq!((needs.head_dim, needs.values, needs.norm), (256, 2 * 16 * 1536, 512));
+        assert_eq!(needs.check(), Ok(()));
+        let refused = with(1).check().expect_err("heads of 512 values").to_string();
+        assert_eq!(refused, "512 values of a head (head_dim), the CUDA kernels go to 256");
+        assert!(Needs { values: 1 << 31, ..needs }.check().is_err());
     }
 
     /// Where there is no GPU, `auto` computes on the CPU and a named GPU is refused with the reason.

@@ -13,7 +13,7 @@ use hilda_engine::data::corpus::Registry;
 use hilda_engine::decode::Attention;
 use hilda_engine::diffusion::likelihood::{Estimator, Evaluation, Rule, plan_rows};
 use hilda_engine::model::source::Source;
-use hilda_engine::model::{Keep, Serving, Trunk};
+use hilda_engine::model::{Serving, Trunk};
 use hilda_engine::record::{Estimate, Metric, State, Status};
 use hilda_engine::train::{RunFolder, checkpoint, input};
 
@@ -282,8 +282,7 @@ fn measure(plan: &Ablation, folder: &Path) -> Result<BTreeMap<String, Estimate>,
             bytes_per_token: Some(input.bytes_per_token),
         };
         let rows = plan_rows(estimator, config.data.packing.length);
-        let bytes = 4 * trunk.layout.total + trunk.plan_bytes(rows, Keep::Nothing);
-        let device = device::ready(&config.device, Needs { bytes, head_dim: trunk.config.head_dim })?;
+        let device = device::ready(&config.device, Needs::forward(&trunk, rows))?;
         eprintln!("measuring {} by {}", folder.display(), estimator.name());
         let work = Estimates {
             trunk: &trunk,

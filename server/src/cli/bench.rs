@@ -11,6 +11,7 @@ mod products;
 use hilda_engine::config::{ModelConfig, ModelSpec, RunConfig};
 use hilda_engine::data::Packed;
 use hilda_engine::decode::{CacheOp, ForwardRequest, Want};
+use hilda_engine::model::source::Source;
 use hilda_engine::model::{Arithmetic, Layout, Serving, Session, Trunk, Weights};
 use hilda_engine::train::{
     self,
@@ -103,7 +104,17 @@ pub fn run(args: Args) -> Result<(), CliError> {
             "bench {what} --arithmetic {numbers}: decode alone, for the rest is f32"
         )));
     }
-    let device = device::ready(&args.device, Needs::default())?;
+    // presets are small, a named model may be anything
+    let needs = match &args.model {
+        Some(named) if args.what == "decode" => {
+            let place = crate::library::place(&super::data_dir(), named);
+            let config = Source::open(&place).and_then(|s| s.config());
+            let (config, _) = config.map_err(|e| CliError::BadInput(e.to_string()))?;
+            Needs::forward(&Trunk::new(config), args.positions)
+        }
+        _ => Needs::default(),
+    };
+    let device = device::ready(&args.device, needs)?;
     let out = merge(what(&args, &device), measured(&args, &device)?);
     if args.json {
         println!("{out}");

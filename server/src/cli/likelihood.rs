@@ -12,7 +12,7 @@ use hilda_engine::decode::Attention;
 use hilda_engine::diffusion::likelihood::{
     Estimator, Evaluation, LikelihoodError, Rule, evaluate, plan_rows,
 };
-use hilda_engine::model::{Arithmetic, Keep, Serving, Trunk};
+use hilda_engine::model::{Arithmetic, Serving, Trunk};
 use hilda_engine::record::Estimate;
 use hilda_engine::train::input::bytes_per_token;
 use hilda_kernels::{Cpu, Train};
@@ -211,7 +211,6 @@ pub fn run(a: Args) -> Result<(), CliError> {
     let trunk = integers.as_ref().map_or_else(|| Trunk::new(model.config.clone()), |w| w.trunk.clone());
     let params = integers.as_ref().map_or(&model.params, |w| &w.params);
     let rows = estimators.iter().map(|e| plan_rows(*e, length)).max().unwrap_or(0);
-    let bytes = 4 * trunk.layout.total + trunk.plan_bytes(rows, Keep::Nothing);
     let device = match (&integers, a.device.as_str()) {
         (Some(_), "auto" | "cpu") => Device::Cpu,
         (Some(_), named) => {
@@ -220,7 +219,7 @@ pub fn run(a: Args) -> Result<(), CliError> {
                 a.numbers.arithmetic
             )));
         }
-        (None, named) => device::ready(named, Needs { bytes, head_dim: trunk.config.head_dim })?,
+        (None, named) => device::ready(named, Needs::forward(&trunk, rows))?,
     };
     let bytes_per_token = Some(bytes_per_token(&tokenizer, &packed));
     let evaluation = |estimator, seed| Evaluation {

@@ -155,8 +155,7 @@ fn place(config: &mut RunConfig, trunk: &Trunk) -> Result<Device, CliError> {
     let given = config.batch.micro.or(config.batch.chosen);
     let mut least = config.clone();
     least.batch.micro = given.or(Some(1));
-    let needs = Needs { bytes: train::planned_bytes(&least, trunk), head_dim: trunk.config.head_dim };
-    let device = device::ready(&config.device, needs)?;
+    let device = device::ready(&config.device, Needs::training(trunk, &least))?;
     if given.is_none() {
         config.batch.chosen = Some(micro_for(config, trunk, device.memory()));
     }

@@ -54,22 +54,53 @@ fn kernels() -> PathBuf {
     shell::root().join("kernels/src")
 }
 
-/// (name, file) of every file of kernels: `OP/kernel.cu`, and the back end's own.
-fn sources() -> Result<Vec<(String, PathBuf)>> {
+/// A file of kernels, and what the host puts before its text.
+struct Source {
+    name: String,
+    file: PathBuf,
+    before: Vec<PathBuf>,
+}
+
+impl Source {
+    fn text(&self) -> Result<String> {
+        let files = self.before.iter().chain([&self.file]);
+        Ok(files.map(std::fs::read_to_string).collect::<std::io::Result<String>>()?)
+    }
+}
+
+/// Every file of kernels: `OP/kernel.cu` is OP, `OP/part.cu` is OP_part, the back end's own have their own names. Each
+/// follows the `.cuh` files of its operation.
+fn sources() -> Result<Vec<Source>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(kernels())? {
         let folder = entry?.path();
-        let file = folder.join("kernel.cu");
-        if file.is_file() {
-            found.push((folder.file_name().unwrap_or_default().to_string_lossy().into_owned(), file));
+        let op = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let before = files(&folder, "cuh")?;
+        for file in files(&folder, "cu")? {
+            let part = stem(&file);
+            let name = if part == "kernel" { op.clone() } else { format!("{op}_{part}") };
+            found.push(Source { name, file, before: before.clone() });
         }
     }
-    for entry in std::fs::read_dir(kernels().join("backend/cuda"))? {
-        let file = entry?.path();
-        if file.extension().is_some_and(|e| e == "cu") {
-            found.push((file.file_stem().unwrap_or_default().to_string_lossy().into_owned(), file));
-        }
+    for file in files(&kernels().join("backend/cuda"), "cu")? {
+        found.push(Source { name: stem(&file), file, before: vec![] });
     }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+fn stem(file: &Path) -> String {
+    file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Files of `folder` with this extension, by name; none of what is no folder.
+fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(vec![]);
+    }
+    let paths = std::fs::read_dir(folder)?.map(|e| Ok(e?.path())).collect::<Result<Vec<PathBuf>>>()?;
+    let mut found: Vec<PathBuf> =
+        paths.into_iter().filter(|p| p.extension().is_some_and(|e| e == extension)).collect();
     found.sort();
     Ok(found)
 }
@@ -83,18 +114,18 @@ fn run(tools: &Path, check: bool) -> Result<()> {
     let mut usage: Vec<Usage> = Vec::new();
     let mut problems = Vec::new();
     let mut names = Vec::new();
-    for (name, file) in sources()? {
-        let source = std::fs::read_to_string(&file)?;
-        let ptx = nvrtc.compile(&format!("{name}.cu"), &source, ("cuda.cuh", &header), OPTIONS)?;
+    for source in sources()? {
+        let name = &source.name;
+        let ptx = nvrtc.compile(&format!("{name}.cu"), &source.text()?, ("cuda.cuh", &header), OPTIONS)?;
         let ptx = lowered(&ptx)?;
         let to = folder.join(format!("{name}.ptx"));
         if check && std::fs::read_to_string(&to).unwrap_or_default() != ptx {
-            problems.push(format!("kernels/src/ptx/{name}.ptx is not what {} gives", file.display()));
+            problems.push(format!("kernels/src/ptx/{name}.ptx is not what {} gives", source.file.display()));
         }
         if !check {
             std::fs::write(&to, &ptx)?;
         }
-        usage.extend(ptxas(tools, &name, &ptx)?);
+        usage.extend(ptxas(tools, name, &ptx)?);
         names.push(format!("{name}.ptx"));
     }
     for entry in std::fs::read_dir(&folder)? {
@@ -194,12 +225,13 @@ mod tests {
 
     #[test]
     fn every_operation_with_a_kernel_is_found() {
-        let names: Vec<String> = sources().expect("a repository").into_iter().map(|(name, _)| name).collect();
+        let names: Vec<String> = sources().expect("a repository").into_iter().map(|s| s.name).collect();
         assert_eq!(
             names,
             [
                 "adam",
                 "attention",
+                "attention_slices",
                 "bias",
                 "copy",
                 "embed",

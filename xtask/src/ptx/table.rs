@@ -23,6 +23,9 @@ const TILES: &str = "4 (m k n / tile + k n m / tile + m n)";
 const FORWARD: &str = "4 hd (q + 2 k q / BQ + q) a head";
 const BACKWARD: &str = "4 hd (2 k + 2 q k / B + 2 k) a head";
 const QUERIES: &str = "4 hd (2 q + 2 k q / B + q) a head";
+// what passes in slices is loaded for the scores and again for the sums
+const BACKWARD_SLICES: &str = "4 hd (2 k + 4 q k / B + 2 k) a head";
+const QUERIES_SLICES: &str = "4 hd (2 q + 3 k q / B + q) a head";
 
 const LAUNCHES: &[Launch] = &[
     launch("adamw", 256, 0, "28 a parameter"),
@@ -30,12 +33,15 @@ const LAUNCHES: &[Launch] = &[
     launch("add_bias", 256, 0, "8 a value"),
     launch("add_bias_wide", 256, 0, "8 a value"),
     launch("attention_128", 128, 49_152, FORWARD),
+    launch("attention_256", 128, 45_056, FORWARD),
     launch("attention_32", 128, 32_768, FORWARD),
     launch("attention_64", 128, 49_152, FORWARD),
     launch("attention_backward_keys_128", 128, 34_816, BACKWARD),
+    launch("attention_backward_keys_256", 128, 45_056, BACKWARD_SLICES),
     launch("attention_backward_keys_32", 128, 24_576, BACKWARD),
     launch("attention_backward_keys_64", 128, 40_960, BACKWARD),
     launch("attention_backward_queries_128", 128, 33_792, QUERIES),
+    launch("attention_backward_queries_256", 128, 43_008, QUERIES_SLICES),
     launch("attention_backward_queries_32", 128, 20_480, QUERIES),
     launch("attention_backward_queries_64", 128, 36_864, QUERIES),
     launch("attention_delta", 256, 0, "8 a value"),

@@ -17,6 +17,8 @@ pub enum CudaError {
     OutOfMemory { asked: usize, free: usize, total: usize },
     /// the device stopped in the middle of its work: everything on it is lost
     Lost { what: String, code: String },
+    /// a shape beyond what the kernels hold or count
+    Shape { what: &'static str, asked: usize, most: usize },
     /// any other refusal of the driver
     Driver { what: String, code: String },
 }
@@ -49,6 +51,9 @@ impl fmt::Display for CudaError {
             ),
             CudaError::Lost { what, code } => {
                 write!(f, "the GPU stopped working during {what} ({code}): everything on it is lost")
+            }
+            CudaError::Shape { what, asked, most } => {
+                write!(f, "{asked} {what}, the CUDA kernels go to {most}")
             }
             CudaError::Driver { what, code } => write!(f, "the NVIDIA driver refused {what}: {code}"),
         }

@@ -1,6 +1,6 @@
 //! The kernels: which file holds which. `cargo xtask ptx` compiles each file to `kernels/src/ptx/NAME.ptx`.
 
-/// One `.cu` file.
+/// One `.cu` file, behind the `.cuh` files of its operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Source {
     /// the operation
@@ -11,10 +11,10 @@ pub struct Source {
 }
 
 macro_rules! source {
-    ($name:literal, $file:literal, [$($kernel:literal),* $(,)?]) => {
+    ($name:literal, $($file:literal),+, [$($kernel:literal),* $(,)?]) => {
         Source {
             name: $name,
-            cuda: include_str!($file),
+            cuda: concat!($(include_str!($file)),+),
             ptx: include_str!(concat!("../../ptx/", $name, ".ptx")),
             kernels: &[$($kernel),*],
         }
@@ -28,6 +28,7 @@ pub const SOURCES: &[Source] = &[
     source!("adam", "../../adam/kernel.cu", ["adamw", "adamw_average"]),
     source!(
         "attention",
+        "../../attention/tiles.cuh",
         "../../attention/kernel.cu",
         [
             "attention_32",
@@ -41,6 +42,12 @@ pub const SOURCES: &[Source] = &[
             "attention_backward_queries_64",
             "attention_backward_queries_128",
         ]
+    ),
+    source!(
+        "attention_slices",
+        "../../attention/tiles.cuh",
+        "../../attention/slices.cu",
+        ["attention_256", "attention_backward_keys_256", "attention_backward_queries_256"]
     ),
     source!("bias", "../../bias/kernel.cu", ["add_bias", "add_bias_wide", "bias_parts"]),
     source!("copy", "copy.cu", ["copy_columns", "copy_columns_wide"]),

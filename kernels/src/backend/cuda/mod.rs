@@ -20,6 +20,7 @@ mod driver;
 mod error;
 pub mod kernels;
 mod launch;
+mod limits;
 mod mask;
 mod ops;
 #[cfg(test)]
@@ -34,5 +35,5 @@ pub use device::{Arg, Device, Launch, Product};
 pub use driver::{Driver, Found, found};
 pub use error::CudaError;
 pub use launch::Cuda;
+pub use limits::{Asked, MAX_HEAD_DIM};
 pub use mask::CudaMask;
-pub use ops::MAX_HEAD_DIM;

@@ -2,6 +2,7 @@
 
 use super::buffer::{Block, CudaBuf, CudaIds};
 use super::launch::{args, pick};
+use super::limits::{MAX_HEAD_DIM, MAX_VALUES};
 use super::mask::{CudaMask, pack};
 use super::train::HeadTile;
 use super::{Cuda, Device, Product};
@@ -18,9 +19,6 @@ const TILE_VALUES: usize = 1 << 21;
 /// Fewer rows than this make the head's matrix products slow.
 const LEAST_ROWS: usize = 64;
 
-/// Values of a head that the largest attention kernel holds.
-pub const MAX_HEAD_DIM: usize = 128;
-
 /// Rows of logits at a time.
 pub(super) fn head_rows(rows: usize, vocab: usize) -> usize {
     (TILE_VALUES / vocab).max(LEAST_ROWS).min(rows).max(1)
@@ -34,7 +32,9 @@ fn forward_kernel(head_dim: usize) -> (&'static str, usize, usize) {
         0..=32 => ("attention_32", 64, bytes(32, 64, 64)),
         33..=64 => ("attention_64", 64, bytes(64, 64, 64)),
         65..=128 => ("attention_128", 32, bytes(128, 32, 32)),
-        _ => panic!("attention: head_dim {head_dim} is above 128, the largest CUDA kernel"),
+        // queries, a slice of 64 columns of keys or values, weights
+        129..=MAX_HEAD_DIM => ("attention_256", 32, 4 * (32 * 256 + 32 * 64 + 32 * 32)),
+        _ => panic!("attention: head_dim {head_dim} is above {MAX_HEAD_DIM}, the largest CUDA kernel"),
     }
 }
 
@@ -355,6 +355,6 @@ impl<D: Device> CudaMask<D> {
         assert_eq!(mask, want, "{op}: the mask is of another shape [q_len, k_len]");
         assert!(s.heads % s.kv_heads == 0, "{op}: {} heads over {} kv heads", s.heads, s.kv_heads);
         let values = s.batch * (s.q_len * s.q_stride).max(s.k_len * s.kv_stride);
-        assert!(values < 1 << 31, "{op}: {values} values are more than the kernels can address");
+        assert!(values <= MAX_VALUES, "{op}: {values} values are more than the kernels can address");
     }
 }

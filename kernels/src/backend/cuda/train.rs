@@ -2,6 +2,7 @@
 
 use super::buffer::{CudaBuf, CudaIds};
 use super::launch::{args, pick};
+use super::limits::{MAX_HEAD_DIM, SHARED};
 use super::mask::CudaMask;
 use super::ops::{attention_flags, head_rows, norm_sizes};
 use super::{Cuda, Device, Product};
@@ -11,10 +12,12 @@ use crate::glu::Gate;
 use crate::head::{LossRow, Losses};
 use crate::norm::{NormKind, NormShape};
 
-/// Most shared memory of a block, bytes.
-const SHARED: usize = 48 << 10;
+/// Values that a kernel over all weights takes at a time; whole chunks of `square_parts`.
+const PIECE: usize = 1 << 30;
+/// Values of a part of a sum of squares.
+const CHUNK: usize = 4096;
 
-/// (kernel over keys, kernel over queries, side of their tiles, bytes of shared memory of each)
+/// (kernel over keys, kernel over queries, rows a block keeps, bytes of shared memory of each)
 type BackwardKernels = (&'static str, &'static str, usize, [usize; 2]);
 
 fn backward_kernels(head_dim: usize) -> BackwardKernels {
@@ -24,8 +27,20 @@ fn backward_kernels(head_dim: usize) -> BackwardKernels {
         0..=32 => ("attention_backward_keys_32", "attention_backward_queries_32", 32, bytes(32, 32)),
         33..=64 => ("attention_backward_keys_64", "attention_backward_queries_64", 32, bytes(64, 32)),
         65..=128 => ("attention_backward_keys_128", "attention_backward_queries_128", 16, bytes(128, 16)),
-        _ => panic!("attention_backward: head_dim {head_dim} is above 128, the largest CUDA kernel"),
+        129..=MAX_HEAD_DIM => {
+            // two whole tiles of 16 rows, a slice of 32, and P and dS, or dS alone
+            let bytes = |weights: usize| 4 * (2 * 16 * 256 + 32 * 64 + weights * 16 * 32);
+            ("attention_backward_keys_256", "attention_backward_queries_256", 16, [bytes(2), bytes(1)])
+        }
+        _ => {
+            panic!("attention_backward: head_dim {head_dim} is above {MAX_HEAD_DIM}, the largest CUDA kernel")
+        }
     }
+}
+
+/// (first, count) of pieces of at most `piece` of `n` values: kernels count with 31 bits, a model may have more weights.
+fn pieces(n: usize, piece: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n).step_by(piece).map(move |at| (at, piece.min(n - at)))
 }
 
 impl<D: Device> Cuda<D> {
@@ -106,6 +121,64 @@ impl<D: Device> Cuda<D> {
             accumulate: true,
             ..slopes
         });
+    }
+}
+
+impl<D: Device> Cuda<D> {
+    /// Of pieces of at most `piece` values, a multiple of [`CHUNK`].
+    pub(super) fn squares_in(&self, x: &CudaBuf<D>, piece: usize) -> f64 {
+        if x.len == 0 {
+            return 0.0;
+        }
+        let count = x.len.div_ceil(CHUNK);
+        let (parts, out) = (self.scratch(4 * count), self.scratch(8));
+        for (at, n) in pieces(x.len, piece) {
+            let (from, to) = (x.block.at + 4 * at as u64, parts.at + 4 * (at / CHUNK) as u64);
+            self.launch("square_parts", [n.div_ceil(CHUNK), 1, 1], 256, 0, args![from, to, n]);
+        }
+        self.launch("sum_parts", [1, 1, 1], 256, 0, args![parts.at, out.at, count]);
+        let mut sum = [0u8; 8];
+        match self.core.run(|d| d.download(out.at, &mut sum)) {
+            Some(()) => f64::from_le_bytes(sum),
+            None => f64::NAN,
+        }
+    }
+
+    /// In pieces of at most `piece` values, a multiple of 4.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn adamw_in(
+        &self,
+        piece: usize,
+        w: &mut CudaBuf<D>,
+        g: &CudaBuf<D>,
+        m: &mut CudaBuf<D>,
+        v: &mut CudaBuf<D>,
+        ema: Option<&mut CudaBuf<D>>,
+        s: AdamStep,
+    ) {
+        let n = w.len;
+        assert!(g.len == n && m.len == n && v.len == n, "adamw: lengths differ");
+        let (keep, i1, i2) = (1.0 - s.lr * s.weight_decay, 1.0 / s.correction1, 1.0 / s.correction2);
+        if let (Some(ema), Some(_)) = (&ema, s.ema) {
+            assert_eq!(ema.len, n, "adamw: ema length differs");
+        }
+        let ema = ema.map(|e| e.block.at).zip(s.ema);
+        for (at, n) in pieces(n, piece) {
+            let [w, g, m, v] = [w.block.at, g.block.at, m.block.at, v.block.at].map(|x| x + 4 * at as u64);
+            match ema {
+                Some((ema, decay)) => {
+                    let (e, scale, rate) = (ema + 4 * at as u64, s.grad_scale, 1.0 - decay);
+                    let args =
+                        args![w, g, m, v, e, n, s.lr, s.beta1, s.beta2, s.eps, keep, i1, i2, scale, rate];
+                    self.each("adamw_average", n.div_ceil(4), args);
+                }
+                None => {
+                    let args =
+                        args![w, g, m, v, n, s.lr, s.beta1, s.beta2, s.eps, keep, i1, i2, s.grad_scale];
+                    self.each("adamw", n.div_ceil(4), args);
+                }
+            }
+        }
     }
 }
 
@@ -411,18 +484,7 @@ impl<D: Device> Train for Cuda<D> {
         }
     }
     fn sum_squares(&self, x: &CudaBuf<D>) -> f64 {
-        if x.len == 0 {
-            return 0.0;
-        }
-        let count = x.len.div_ceil(4096);
-        let (parts, out) = (self.scratch(4 * count), self.scratch(8));
-        self.launch("square_parts", [count, 1, 1], 256, 0, args![x.block.at, parts.at, x.len]);
-        self.launch("sum_parts", [1, 1, 1], 256, 0, args![parts.at, out.at, count]);
-        let mut sum = [0u8; 8];
-        match self.core.run(|d| d.download(out.at, &mut sum)) {
-            Some(()) => f64::from_le_bytes(sum),
-            None => f64::NAN,
-        }
+        self.squares_in(x, PIECE)
     }
     fn adamw(
         &self,
@@ -433,23 +495,7 @@ impl<D: Device> Train for Cuda<D> {
         ema: Option<&mut CudaBuf<D>>,
         s: AdamStep,
     ) {
-        let n = w.len;
-        assert!(g.len == n && m.len == n && v.len == n, "adamw: lengths differ");
-        let (keep, i1, i2) = (1.0 - s.lr * s.weight_decay, 1.0 / s.correction1, 1.0 / s.correction2);
-        let [w, g, m, v] = [w.block.at, g.block.at, m.block.at, v.block.at];
-        match (ema, s.ema) {
-            (Some(ema), Some(decay)) => {
-                assert_eq!(ema.len, n, "adamw: ema length differs");
-                let e = ema.block.at;
-                let (scale, rate) = (s.grad_scale, 1.0 - decay);
-                let args = args![w, g, m, v, e, n, s.lr, s.beta1, s.beta2, s.eps, keep, i1, i2, scale, rate];
-                self.each("adamw_average", n.div_ceil(4), args);
-            }
-            _ => {
-                let args = args![w, g, m, v, n, s.lr, s.beta1, s.beta2, s.eps, keep, i1, i2, s.grad_scale];
-                self.each("adamw", n.div_ceil(4), args);
-            }
-        }
+        self.adamw_in(PIECE, w, g, m, v, ema, s);
     }
     fn read(&self, x: &CudaBuf<D>) -> Vec<f32> {
         self.download(x.block.at, x.len)
@@ -462,5 +508,19 @@ impl<D: Device> Train for Cuda<D> {
     }
     fn failure(&self) -> Option<String> {
         self.first_failure().map(|e| e.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_of_three_billion_go_in_pieces() {
+        let of = |n| pieces(n, PIECE).collect::<Vec<_>>();
+        assert_eq!(of(0), []);
+        assert_eq!(of(PIECE), [(0, PIECE)]);
+        assert_eq!(of(3_085_938_688), [(0, PIECE), (PIECE, PIECE), (2 * PIECE, 3_085_938_688 - 2 * PIECE)]);
+        assert_eq!(PIECE % CHUNK, 0);
     }
 }

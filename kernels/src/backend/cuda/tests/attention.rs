@@ -13,7 +13,9 @@ use crate::tolerance::{ATTENTION, ATTENTION_BACKWARD, EXACT, assert_close};
 
 on_every_device!(
     forward_matches_under_every_rule,
+    forward_matches_for_large_heads,
     backward_matches_under_every_rule,
+    backward_matches_for_large_heads,
     a_query_that_sees_nothing_yields_zeros,
     large_scores_do_not_overflow,
 );
@@ -22,10 +24,23 @@ fn head_dim() -> impl Strategy<Value = usize> {
     prop_oneof![Just(1usize), Just(2), Just(7), Just(16), Just(32), Just(64), Just(65), Just(96), Just(128)]
 }
 
+/// Those of the kernels that take rows in slices of 64 columns; whole slices and parts, 16-byte accesses and single ones.
+fn large_head_dim() -> impl Strategy<Value = usize> {
+    prop_oneof![Just(129usize), Just(160), Just(191), Just(192), Just(194), Just(255), Just(256), Just(256)]
+}
+
 fn forward_matches_under_every_rule<D: Device>(cuda: &Cuda<D>) {
-    let sizes = (size(), size(), 0usize..3, 1usize..4, 1usize..3, head_dim());
+    forward_matches(cuda, 48, head_dim());
+}
+
+fn forward_matches_for_large_heads<D: Device>(cuda: &Cuda<D>) {
+    forward_matches(cuda, 32, large_head_dim());
+}
+
+fn forward_matches<D: Device>(cuda: &Cuda<D>, cases: u32, head_dim: impl Strategy<Value = usize>) {
+    let sizes = (size(), size(), 0usize..3, 1usize..4, 1usize..3, head_dim);
     let layout = (0..RULES, 1u32..40, 0usize..5, any::<bool>());
-    check(48, (sizes, layout, any::<u64>()), |(sizes, (which, block, pad, ragged), seed)| {
+    check(cases, (sizes, layout, any::<u64>()), |(sizes, (which, block, pad, ragged), seed)| {
         let (q_len, k_len, batch, group, kv_heads, head_dim) = sizes;
         let (rule, heads, row) = (rule(which), group * kv_heads, seed as usize % 3);
         let keys = keys(batch, k_len, rule, block, ragged);
@@ -86,9 +101,17 @@ pub(super) fn both<D: Device>(
 }
 
 fn backward_matches_under_every_rule<D: Device>(cuda: &Cuda<D>) {
-    let sizes = (size(), 0usize..3, 1usize..4, 1usize..3, head_dim());
+    backward_matches(cuda, 48, head_dim());
+}
+
+fn backward_matches_for_large_heads<D: Device>(cuda: &Cuda<D>) {
+    backward_matches(cuda, 32, large_head_dim());
+}
+
+fn backward_matches<D: Device>(cuda: &Cuda<D>, cases: u32, head_dim: impl Strategy<Value = usize>) {
+    let sizes = (size(), 0usize..3, 1usize..4, 1usize..3, head_dim);
     let layout = (0..RULES, 1u32..40, 0usize..5, any::<bool>(), any::<bool>());
-    check(48, (sizes, layout, any::<u64>()), |(sizes, (which, block, pad, ragged, shuffled), seed)| {
+    check(cases, (sizes, layout, any::<u64>()), |(sizes, (which, block, pad, ragged, shuffled), seed)| {
         let (len, batch, group, kv_heads, head_dim) = sizes;
         let rule = rule(which);
         let keys = keys(batch, len, rule, block, ragged);
@@ -112,26 +135,30 @@ fn backward_matches_under_every_rule<D: Device>(cuda: &Cuda<D>) {
 }
 
 fn a_query_that_sees_nothing_yields_zeros<D: Device>(cuda: &Cuda<D>) {
-    let s = fused(1, 3, (1, 1), 2, 0);
-    let rule = Base::Causal.into();
-    let keys = sequence(3, rule, 1, 1);
-    let mut queries = keys.clone();
-    queries[1].document = 7;
-    let qkv = values(1, 3 * s.q_stride);
-    let (out, d) = both(cuda, &qkv, &[1.0; 6], rule, &queries, &keys, s);
-    assert_close("out", &out[2..4], &[0f32; 2], EXACT);
-    assert_close("dq", &d[s.q_stride..][..2], &[0f32; 2], EXACT);
-    assert!(d.iter().all(|x| x.is_finite()));
+    for head_dim in [2, 256] {
+        let s = fused(1, 3, (1, 1), head_dim, 0);
+        let rule = Base::Causal.into();
+        let keys = sequence(3, rule, 1, 1);
+        let mut queries = keys.clone();
+        queries[1].document = 7;
+        let qkv = values(1, 3 * s.q_stride);
+        let (out, d) = both(cuda, &qkv, &vec![1.0; 3 * head_dim], rule, &queries, &keys, s);
+        assert_close("out", &out[head_dim..2 * head_dim], &vec![0f32; head_dim], EXACT);
+        assert_close("dq", &d[s.q_stride..][..head_dim], &vec![0f32; head_dim], EXACT);
+        assert!(d.iter().all(|x| x.is_finite()));
+    }
 }
 
 fn large_scores_do_not_overflow<D: Device>(cuda: &Cuda<D>) {
-    let mut s = fused(1, 5, (1, 1), 2, 0);
-    s.scale = 1e4;
-    let rule = Base::Bidirectional.into();
-    let places = sequence(5, rule, 1, 1);
-    let qkv = values(3, 5 * s.q_stride);
-    let (out, d) = both(cuda, &qkv, &[1.0; 10], rule, &places, &places, s);
-    let want = reference::attention(&qkv, &qkv, rule, &places, &places, s);
-    assert_close("out", &out, &want, ATTENTION.times(100.0));
-    assert!(d.iter().all(|x| x.is_finite()));
+    for head_dim in [2, 256] {
+        let mut s = fused(1, 5, (1, 1), head_dim, 0);
+        s.scale = 1e4;
+        let rule = Base::Bidirectional.into();
+        let places = sequence(5, rule, 1, 1);
+        let qkv = values(3, 5 * s.q_stride);
+        let (out, d) = both(cuda, &qkv, &vec![1.0; 5 * head_dim], rule, &places, &places, s);
+        let want = reference::attention(&qkv, &qkv, rule, &places, &places, s);
+        assert_close("out", &out, &want, ATTENTION.times(100.0));
+        assert!(d.iter().all(|x| x.is_finite()));
+    }
 }

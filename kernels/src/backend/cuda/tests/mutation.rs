@@ -43,7 +43,15 @@ fn products(cuda: &Cuda<Shim>) {
 }
 
 fn attention(cuda: &Cuda<Shim>) {
-    for head_dim in [32, 64, 128] {
+    attention_of(cuda, &[32, 64, 128]);
+}
+
+fn attention_in_slices(cuda: &Cuda<Shim>) {
+    attention_of(cuda, &[256]);
+}
+
+fn attention_of(cuda: &Cuda<Shim>, head_dims: &[usize]) {
+    for head_dim in head_dims.iter().copied() {
         let (rule, s) = (Base::Causal.into(), fused(1, 150, (2, 1), head_dim, 0));
         let places = sequence(150, rule, 1, 1);
         let (qkv, d_out) = (values(1, 150 * s.q_stride), values(2, 150 * s.heads * head_dim));
@@ -104,6 +112,7 @@ fn a_removed_barrier_is_noticed() {
     let tests: &[(&'static str, Test)] = &[
         ("gemm", &products),
         ("attention", &attention),
+        ("attention_slices", &attention_in_slices),
         ("head", &rows_of_the_head),
         ("embed", &rows),
         ("reduce", &sums),
@@ -134,6 +143,8 @@ fn a_shifted_index_is_noticed() {
         ("attention", "tx * STEP + c % STEP", "tx * STEP + (c + 1) % STEP", &attention),
         ("attention", "k0 % MASK_TILE + tx", "k0 % MASK_TILE + tx + 1", &attention),
         ("attention", "(c / 4 ^ swap<WIDTH>(r))", "(c / 4 ^ swap<WIDTH>(r + 1))", &attention),
+        ("attention_slices", "c * SLICE + 4 * g", "c / 2 * SLICE + 4 * g", &attention_in_slices),
+        ("attention_slices", "whole + c * WHOLE_ROWS", "whole + (c ^ 1) * WHOLE_ROWS", &attention_in_slices),
         ("head", "float c = rows[1]", "float c = rows[2]", &rows_of_the_head),
         ("embed", "__ffs(left) - 1", "__ffs(left)", &rows),
         ("reduce", "begin + CHUNK", "begin + CHUNK - 4", &sums),

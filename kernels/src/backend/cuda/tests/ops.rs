@@ -314,7 +314,11 @@ fn the_optimiser_matches<D: Device>(cuda: &Cuda<D>) {
             let mut step = AdamStep::new(1e-2, [0.9, 0.95], 1e-8, decay, t);
             (step.grad_scale, step.ema) = (clip, averaged.then_some(0.9));
             let ema = averaged.then_some(&mut ge);
-            cuda.adamw(&mut gw, &cuda.f32s(&g), &mut gm, &mut gv, ema, step);
+            // whole, or in pieces as more weights than 31 bits count
+            match seed % 2 {
+                0 => cuda.adamw(&mut gw, &cuda.f32s(&g), &mut gm, &mut gv, ema, step),
+                _ => cuda.adamw_in(4096, &mut gw, &cuda.f32s(&g), &mut gm, &mut gv, ema, step),
+            }
             adam::reference::adamw(&mut w, &g, &mut m, &mut v, step);
             average.iter_mut().zip(&w).for_each(|(a, w)| *a = 0.9 * *a + 0.1 * *w as f64);
         }
@@ -331,7 +335,9 @@ fn sums_and_copies_match<D: Device>(cuda: &Cuda<D>) {
     for n in [0usize, 1, 5, 4096, 4099, 50_001] {
         let x = values(n as u64, n);
         let want: f64 = x.iter().map(|x| (*x as f64).powi(2)).sum();
-        assert_close("sum of squares", &[cuda.sum_squares(&cuda.f32s(&x))], &[want], REDUCE);
+        let (x, whole) = (cuda.f32s(&x), cuda.sum_squares(&cuda.f32s(&x)));
+        assert_close("sum of squares", &[whole], &[want], REDUCE);
+        assert_eq!(cuda.squares_in(&x, 8192), whole, "in pieces");
     }
     let src: Vec<f32> = (0..12).map(|i| i as f32).collect();
     let (x, mut y) = (cuda.f32s(&src), cuda.f32s(&[-1.0; 15]));

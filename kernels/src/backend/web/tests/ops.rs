@@ -221,15 +221,30 @@ fn places(n: usize, document: u32, block: u32, streams: u32, start: u32) -> Vec<
 #[test]
 fn attention_matches_under_every_rule() {
     let Some(web) = web("attention_matches_under_every_rule") else { return };
-    let sizes = (0..3usize, 0..50usize, 0..150usize, 1..3usize, 1..4usize, 1..40usize);
-    let layout = (1..90u32, 1..20u32, 1..4u32, 0..3usize, any::<bool>());
-    check(60, (rules(), sizes, layout, any::<u64>()), |(rule, sizes, layout, seed)| {
-        let (batch, q_len, k_len, kv_heads, grouping, mut head_dim) = sizes;
-        let (document, block, streams, mut gap, aligned) = layout;
+    let head =
+        (1..40usize, any::<bool>()).prop_map(|(d, aligned)| (if aligned { 4 * d } else { d }, aligned));
+    attention_matches(&web, 60, head);
+}
+
+/// Gemma's 256 among them.
+#[test]
+fn attention_matches_for_large_heads() {
+    let Some(web) = web("attention_matches_for_large_heads") else { return };
+    let head_dim = prop_oneof![129..300usize, Just(192), Just(256)];
+    let head =
+        (head_dim, any::<bool>()).prop_map(|(d, aligned)| (if aligned { d / 4 * 4 } else { d }, aligned));
+    attention_matches(&web, 32, head);
+}
+
+/// `head` gives head_dim and whether rows allow 16-byte accesses.
+fn attention_matches(web: &super::Web, cases: u32, head: impl Strategy<Value = (usize, bool)>) {
+    let sizes = (0..3usize, 0..50usize, 0..150usize, 1..3usize, 1..4usize, head);
+    let layout = (1..90u32, 1..20u32, 1..4u32, 0..3usize);
+    check(cases, (rules(), sizes, layout, any::<u64>()), |(rule, sizes, layout, seed)| {
+        let (batch, q_len, k_len, kv_heads, grouping, (head_dim, aligned)) = sizes;
+        let (document, block, streams, gap) = layout;
         let row = seed as usize % 3;
-        if aligned {
-            (head_dim, gap) = (4 * head_dim, 4 * gap);
-        }
+        let gap = if aligned { 4 * gap } else { gap };
         let heads = kv_heads * grouping;
         let shape = AttentionShape {
             row,
