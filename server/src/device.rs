@@ -92,7 +92,7 @@ impl Needs {
         Needs {
             bytes: train::planned_bytes(config, trunk),
             norm: if c.arch.layer_norm { 2 * c.width } else { c.width },
-            ..Needs::forward(trunk, train::step::plan_rows(config))
+            ..Needs::forward(trunk, train::memory::plan_rows(config))
         }
     }
 
