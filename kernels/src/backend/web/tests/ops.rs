@@ -1,7 +1,8 @@
 //! Embed, norm, bias, linear, rope, attention, gated units and GELU against the f64 references.
 //!
 //! Tolerances |a - b| <= abs + rel |ref|: copies exact; norm, rope and activations up to 4e-6, 5e-6; sums of k products
-//! 1e-6 sqrt k (operands of unit variance), 1e-5; attention 5e-6, 2e-5.
+//! 1e-6 sqrt k (operands of unit variance), 1e-5; attention 5e-6, 2e-5, above 160 values a head, whose scores are longer
+//! sums, 5e-6 sqrt(head_dim / 64).
 
 use super::{close, normals, web};
 use crate::attention::rule::{Base, MaskRule, Place};
@@ -233,7 +234,7 @@ fn attention_matches_for_large_heads() {
     let head_dim = prop_oneof![129..300usize, Just(192), Just(256)];
     let head =
         (head_dim, any::<bool>()).prop_map(|(d, aligned)| (if aligned { d / 4 * 4 } else { d }, aligned));
-    attention_matches(&web, 32, head);
+    attention_matches(&web, 16, head);
 }
 
 /// `head` gives head_dim and whether rows allow 16-byte accesses.
@@ -281,8 +282,9 @@ fn attention_matches(web: &super::Web, cases: u32, head: impl Strategy<Value = (
         web.attention(&gq, &gkv, &mask, &mut out, &mut lse, shape);
         let what = format!("attention {rule:?} {shape:?}");
         let (out, lse) = (web.all(&out), web.all(&lse));
-        close(&what, &out[before..], &want, 5e-6, 2e-5);
-        close(&what, &lse[above..], &want_lse, 5e-6, 2e-5);
+        let abs = if head_dim > 160 { 5e-6 * (head_dim as f32 / 64.0).sqrt() } else { 5e-6 };
+        close(&what, &out[before..], &want, abs, 2e-5);
+        close(&what, &lse[above..], &want_lse, abs, 2e-5);
         assert!(out[..before].iter().chain(&lse[..above]).all(|x| *x == 7.0), "{what}");
     });
 }
