@@ -384,7 +384,7 @@ fn load(id: &str, folder: Option<&Path>) -> Result<Ready, ModelError> {
         None => None,
     };
     let serving = model.serving;
-    let (weights, writer) = (Arc::new(Weights::of(model)), Arc::default());
+    let (weights, writer) = (Arc::new(Weights::of_shipped(model)), Arc::default());
     Ok(Ready { weights, serving, tokenizer, switch, name: id.into(), writer })
 }
 

@@ -14,10 +14,10 @@ const BACKENDS: [(Backend, &str, &str); 5] = [
     (
         Backend::Auto,
         "auto",
-        "WebGPU if this browser has a graphics adapter, else WebAssembly; the server for models that are too large",
+        "WebGPU if this browser has a graphics adapter, else WebAssembly, in integers where the model came in int8; the server for models that are too large",
     ),
     (Backend::Webgpu, "WebGPU", "the graphics adapter, even a software one"),
-    (Backend::Wasm, "WASM", "WebAssembly SIMD on one thread"),
+    (Backend::Wasm, "WASM", "WebAssembly SIMD on one thread, products in float32"),
     (
         Backend::WasmInt8,
         "WASM int8",

@@ -70,8 +70,8 @@ pub struct Opened {
     pub note: Option<String>,
     /// "wasm", "webgpu"
     pub backend: &'static str,
-    /// numbers of its products
-    pub arithmetic: Arithmetic,
+    /// numbers of its products; the server has not said yet
+    pub arithmetic: Option<Arithmetic>,
 }
 
 impl Device {
@@ -80,7 +80,7 @@ impl Device {
     pub async fn open(model: LoadedModel, want: Backend) -> Result<Opened, DeviceError> {
         let mut note = None;
         if want == Backend::WasmInt8 {
-            return Ok(Device::wasm(model, Arithmetic::Int8));
+            return Ok(Device::wasm(model, Some(Arithmetic::Int8)));
         }
         if want != Backend::Wasm {
             match Device::web(&model, want).await {
@@ -89,25 +89,31 @@ impl Device {
                 Err(error) => note = Some(error.to_string()),
             }
         }
-        Ok(Opened { note, ..Device::wasm(model, Arithmetic::F32) })
+        let asked = (want == Backend::Wasm).then_some(Arithmetic::F32);
+        Ok(Opened { note, ..Device::wasm(model, asked) })
     }
 
-    /// WebAssembly on this thread, which is always there.
-    pub fn wasm(model: LoadedModel, arithmetic: Arithmetic) -> Opened {
+    /// WebAssembly on this thread, which is always there. A model that came in int8 is computed in integers, unless other
+    /// numbers were asked for.
+    pub fn wasm(model: LoadedModel, asked: Option<Arithmetic>) -> Opened {
         let context = page::context(&model.config);
-        let weights = Arc::new(Weights::of_computing(model, arithmetic));
+        let weights = Arc::new(match asked {
+            Some(arithmetic) => Weights::of_computing(model, arithmetic),
+            None => Weights::of_shipped(model),
+        });
+        let arithmetic = weights.arithmetic();
         let device = Device::Cpu(Session::new(&Cpu, weights, context));
         let simd = if relaxed() { "WASM relaxed SIMD" } else { "WASM SIMD" };
         let numbers = if arithmetic == Arithmetic::Int8 { ", int8 weights" } else { "" };
         let name = format!("{simd}{numbers}, one thread");
-        Opened { device, name, note: None, backend: "wasm", arithmetic }
+        Opened { device, name, note: None, backend: "wasm", arithmetic: Some(arithmetic) }
     }
 
     /// The server at `site`, which calls the model `id`; nothing is asked of it yet.
     pub fn server(site: String, id: String, token: Option<String>) -> Opened {
         let device = Device::Server(Remote::new(site, id, token));
-        let (name, arithmetic) = ("the server's processor".into(), Arithmetic::F32);
-        Opened { device, name, note: None, backend: "server", arithmetic }
+        let name = "the server's processor".into();
+        Opened { device, name, note: None, backend: "server", arithmetic: None }
     }
 
     #[cfg(not(feature = "web"))]
@@ -138,7 +144,7 @@ impl Device {
         let weights = Arc::new(Weights::upload(&web, parameters));
         let session = Session::new(&web, weights, page::context(&model.config));
         let device = Device::Web(web, session);
-        Ok(Opened { device, name, note: None, backend: "webgpu", arithmetic: Arithmetic::F32 })
+        Ok(Opened { device, name, note: None, backend: "webgpu", arithmetic: Some(Arithmetic::F32) })
     }
 
     /// Another text begins.

@@ -170,7 +170,7 @@ impl Host {
             model_hash: model_hash.clone(),
             tokenizer_hash: head.tokenizer.hash().to_string(),
             backend: opened.backend.into(),
-            dtype: opened.arithmetic.name().into(),
+            dtype: opened.arithmetic.map_or("as the server", Arithmetic::name).into(),
         };
         let info = ModelInfo {
             name,
@@ -297,7 +297,7 @@ impl Loaded {
         if weights.hash != self.provenance.model_hash {
             return Err(lost("it has changed meanwhile".into()));
         }
-        let opened = Device::wasm(weights.model, Arithmetic::F32);
+        let opened = Device::wasm(weights.model, None);
         self.device = opened.device;
         let both = format!("{}, then {}", self.provenance.backend, opened.backend);
         self.provenance.backend = opened.backend.into();

@@ -99,6 +99,25 @@ mod tests {
         }
     }
 
+    /// What is shipped in int8 is computed in integers where nobody says otherwise, and nothing else is.
+    #[test]
+    fn models_shipped_in_int8_are_computed_in_integers() {
+        for tied in [true, false] {
+            let m = model(tied);
+            let bytes = save(&m.config, &m.params, Format::Int8).unwrap();
+            let exported = || load(&config_json(&m.config, m.serving), &bytes).unwrap();
+            let shipped = Weights::of_shipped(exported());
+            assert_eq!(shipped.arithmetic(), Arithmetic::Int8);
+            assert!(shipped.params == Weights::of_computing(exported(), Arithmetic::Int8).params);
+            // one weight of the last matrix that is no code
+            let mut bent = exported();
+            let at = crate::model::Trunk::new(bent.config.clone()).layout.layers.last().unwrap().down;
+            bent.params[at.offset + at.len - 1] += 1e-4;
+            assert_eq!(Weights::of_shipped(bent).arithmetic(), Arithmetic::F32);
+            assert_eq!(Weights::of_shipped(model(tied)).arithmetic(), Arithmetic::F32);
+        }
+    }
+
     #[test]
     fn weights_take_a_byte_each() {
         let m = model(true);

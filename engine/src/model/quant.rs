@@ -78,17 +78,17 @@ pub fn from_q4_0(bytes: &[u8], out: &mut [f32]) {
 
 /// Quantised rows of `cols` values, and their scales as bytes.
 pub fn to_int8(values: &[f32], cols: usize) -> (Vec<u8>, Vec<u8>) {
-    let (codes, scales) = codes(values, cols);
+    let (codes, scales, _) = codes(values, cols);
     let scales = scales.iter().flat_map(|s| s.to_le_bytes()).collect();
     (codes.into_iter().map(|q| q as u8).collect(), scales)
 }
 
-/// Quantised rows of `cols` values, and their scales.
+/// Quantised rows of `cols` values, their scales, and whether these yield every value again.
 ///
 /// Values that were int8 rows, with a code of 127 or -127 in each, are given back as they were: q by rounding, and s, which
 /// max |row| / 127 misses by up to two units in the last place, as the neighbour that yields every value of the row again.
-pub fn codes(values: &[f32], cols: usize) -> (Vec<i8>, Vec<f32>) {
-    let (mut codes, mut scales) = (Vec::with_capacity(values.len()), vec![]);
+pub fn codes(values: &[f32], cols: usize) -> (Vec<i8>, Vec<f32>, bool) {
+    let (mut codes, mut scales, mut all) = (Vec::with_capacity(values.len()), vec![], true);
     for row in values.chunks_exact(cols) {
         let scale = row.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
@@ -97,25 +97,18 @@ pub fn codes(values: &[f32], cols: usize) -> (Vec<i8>, Vec<f32>) {
         let yields = |s: &f32| codes[first..].iter().zip(row).all(|(q, x)| f32::from(*q) * s == *x);
         let near = [0i32, -1, 1, -2, 2].map(|ulp| f32::from_bits(scale.to_bits().wrapping_add_signed(ulp)));
         let exact = near.into_iter().find(yields);
+        all &= exact.is_some();
         scales.push(exact.unwrap_or(scale));
     }
-    (codes, scales)
+    (codes, scales, all)
 }
 
 /// The rows of `cols` values as codes and scales, where those yield every value again.
 pub fn exact_codes(values: &[f32], cols: usize) -> Option<(Vec<i8>, Vec<f32>)> {
-    let yields = |codes: &[i8], scales: &[f32], values: &[f32]| {
-        let rows = codes.chunks_exact(cols).zip(scales).zip(values.chunks_exact(cols));
-        rows.into_iter().all(|((q, s), x)| q.iter().zip(x).all(|(q, x)| f32::from(*q) * s == *x))
-    };
     // most weights are no codes, and the first row says so
     let first = values.get(..cols).filter(|_| cols > 0)?;
-    let (q, s) = codes(first, cols);
-    if !yields(&q, &s, first) {
-        return None;
-    }
-    let (q, s) = codes(values, cols);
-    yields(&q, &s, values).then_some((q, s))
+    let exact = |values| Some(codes(values, cols)).filter(|c| c.2).map(|(codes, scales, _)| (codes, scales));
+    exact(first).and_then(|_| exact(values))
 }
 
 /// The inverse, with a scale a row.
@@ -192,11 +185,15 @@ mod tests {
     #[test]
     fn int8_rows_lose_nothing_the_second_time() {
         let values = normal(500 * 64, 3);
-        let (codes, scales) = super::codes(&values, 64);
+        let (codes, scales, exact) = super::codes(&values, 64);
+        assert!(!exact && exact_codes(&values, 64).is_none());
         let mut read = vec![0f32; values.len()];
         let bytes: Vec<u8> = codes.iter().map(|q| *q as u8).collect();
         from_int8(&bytes, &scales, &mut read);
-        assert_eq!(super::codes(&read, 64).0, codes);
+        assert_eq!(exact_codes(&read, 64).unwrap().0, codes);
+        let mut bent = read.clone();
+        bent[64 * 400 + 7] *= 1.01;
+        assert!(exact_codes(&bent, 64).is_none());
         let (bytes, again) = to_int8(&read, 64);
         let again: Vec<f32> =
             again.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
@@ -204,7 +201,7 @@ mod tests {
         from_int8(&bytes, &again, &mut back);
         assert_eq!(back, read);
         // rows of zeros, and of values next to nothing
-        assert_eq!(super::codes(&[0.0, -0.0], 2), (vec![0, 0], vec![0.0]));
+        assert_eq!(super::codes(&[0.0, -0.0], 2), (vec![0, 0], vec![0.0], true));
         assert!(super::codes(&[1e-45, 0.0], 2).1[0].is_finite());
     }
 

@@ -24,6 +24,8 @@ struct Packed<'a> {
     from: &'a [f32],
     form: Int8,
     to: Vec<f32>,
+    /// no matrix was rounded
+    exact: bool,
 }
 
 impl Packed<'_> {
@@ -41,7 +43,8 @@ impl Packed<'_> {
         let from = &self.from[at.offset..][..at.len];
         match self.form {
             Int8::Panels(width) => {
-                let (codes, scales) = codes(from, k);
+                let (codes, scales, exact) = codes(from, k);
+                self.exact &= exact;
                 *at = self.room(words(n, k), Form::Codes { width, n, k });
                 pack(&codes, &scales, (n, k), width, &mut self.to[at.offset..][..at.len]);
             }
@@ -57,11 +60,21 @@ impl Packed<'_> {
 }
 
 impl Trunk {
-    /// `params`, as a file has them, with matrices in int8: this trunk's from now on.
-    pub(super) fn in_int8(&mut self, params: &[f32], form: Int8) -> Vec<f32> {
+    /// Are the first rows of all matrices int8 codes times a scale? What is not shipped in int8 is told by them.
+    pub(super) fn shipped_in_int8(&self, params: &[f32]) -> bool {
+        let (c, l) = (&self.config, &self.layout);
+        let (d, a) = (c.width, c.heads * c.head_dim);
+        let layers = l.layers.iter().flat_map(|w| [(w.qkv, d), (w.out, a), (w.gate_up, d), (w.down, c.mlp)]);
+        let head = if c.arch.head_bias { l.embed } else { l.head };
+        let mut matrices = layers.chain([(l.embed, d), (head, d)]);
+        matrices.all(|(at, k)| exact_codes(&params[at.offset..][..k.min(at.len)], k).is_some())
+    }
+
+    /// `params`, as a file has them, with matrices in int8: this trunk's from now on. True if no weight was rounded.
+    pub(super) fn in_int8(&mut self, params: &[f32], form: Int8) -> (Vec<f32>, bool) {
         let c = self.config.clone();
         let (d, a, layout) = (c.width, c.heads * c.head_dim, &mut self.layout);
-        let mut packed = Packed { from: params, form, to: vec![] };
+        let mut packed = Packed { from: params, form, to: vec![], exact: true };
         packed.matrix(&mut layout.embed, c.vocab, d);
         for l in &mut layout.layers {
             packed.matrix(&mut l.qkv, c.qkv(), d);
@@ -81,6 +94,6 @@ impl Trunk {
             (false, false) => packed.matrix(&mut layout.head, c.vocab, d),
         }
         layout.total = packed.to.len();
-        packed.to
+        (packed.to, packed.exact)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use hilda_kernels::Backend;
+use hilda_kernels::{Backend, Form};
 
 use super::repack::Int8;
 use super::{Arithmetic, ArithmeticError, LoadedModel, Trunk};
@@ -19,7 +19,7 @@ impl<'a> Parameters<'a> {
     pub fn new<B: Backend>(b: &B, model: &'a LoadedModel) -> Self {
         let mut plain = Parameters::plain(model);
         if b.reads_rows8() {
-            plain.values = Cow::Owned(plain.trunk.in_int8(&model.params, Int8::Rows));
+            plain.values = Cow::Owned(plain.trunk.in_int8(&model.params, Int8::Rows).0);
         }
         plain
     }
@@ -69,10 +69,18 @@ impl<B: Backend> Weights<B> {
         }
         let width = b.codes_width().ok_or(ArithmeticError::Device)?;
         let mut trunk = Trunk::new(model.config.clone());
-        let packed = trunk.in_int8(&model.params, Int8::Panels(width));
+        let (packed, _) = trunk.in_int8(&model.params, Int8::Panels(width));
         let mut params = b.buf(packed.len());
         b.write(&mut params, 0, &packed);
         Ok(Weights { trunk, shift: model.serving.shift, params })
+    }
+
+    /// In which numbers its products are computed.
+    pub fn arithmetic(&self) -> Arithmetic {
+        match self.trunk.layout.embed.form {
+            Form::Codes { .. } => Arithmetic::Int8,
+            _ => Arithmetic::F32,
+        }
     }
 
     /// Bytes of the weights as they lie on the device.
@@ -89,13 +97,28 @@ impl Weights<hilda_kernels::Cpu> {
         Weights { trunk, shift: model.serving.shift, params }
     }
 
+    /// For products in integers where all matrices of the model are int8 rows already, so that no weight is rounded.
+    pub fn shipped(model: &LoadedModel) -> Option<Self> {
+        let mut trunk = Trunk::new(model.config.clone());
+        if !trunk.shipped_in_int8(&model.params) {
+            return None;
+        }
+        let (params, exact) = trunk.in_int8(&model.params, Int8::Panels(hilda_kernels::quant::width()));
+        exact.then_some(Weights { trunk, shift: model.serving.shift, params })
+    }
+
+    /// [`Weights::shipped`], or in float32.
+    pub fn of_shipped(model: LoadedModel) -> Self {
+        Weights::shipped(&model).unwrap_or_else(|| Weights::of(model))
+    }
+
     /// For products in these numbers; what float32 takes is given back.
     pub fn of_computing(model: LoadedModel, arithmetic: Arithmetic) -> Self {
         if arithmetic == Arithmetic::F32 {
             return Weights::of(model);
         }
         let mut trunk = Trunk::new(model.config);
-        let params = trunk.in_int8(&model.params, Int8::Panels(hilda_kernels::quant::width()));
+        let (params, _) = trunk.in_int8(&model.params, Int8::Panels(hilda_kernels::quant::width()));
         Weights { trunk, shift: model.serving.shift, params }
     }
 }

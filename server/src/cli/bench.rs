@@ -97,7 +97,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
     if !["gemm", "ops", "train", "decode"].contains(&args.what.as_str()) {
         return Err(CliError::BadInput(format!("bench {}: gemm, ops, train or decode", args.what)));
     }
-    let numbers = args.numbers.arithmetic;
+    let numbers = args.numbers.arithmetic();
     if numbers != Arithmetic::F32 && args.what != "decode" {
         let what = &args.what;
         return Err(CliError::BadInput(format!(
@@ -284,7 +284,7 @@ where
         let (asked, context) = (args.positions, config.context);
         return Err(CliError::BadInput(format!("--positions {asked}: the model reads {context}")));
     }
-    let numbers = args.numbers.arithmetic;
+    let numbers = args.numbers.arithmetic();
     let weights = std::sync::Arc::new(args.numbers.weights(b, &loaded)?);
     let beside = (numbers != Arithmetic::F32).then(|| std::sync::Arc::new(Weights::new(b, &loaded)));
     drop(loaded);

@@ -15,7 +15,7 @@ use hilda_engine::eval::judge::TextJudge;
 use hilda_engine::files;
 use hilda_engine::model::generate::{GenerateError, Request, decode_config};
 use hilda_engine::model::together::write_all;
-use hilda_engine::model::{Batch, LoadedModel};
+use hilda_engine::model::{Arithmetic, Batch, LoadedModel};
 use hilda_kernels::Cpu;
 
 use super::arithmetic::Numbers;
@@ -168,13 +168,14 @@ pub fn run(a: Args) -> Result<(), CliError> {
     let judge = TextJudge::new(&other, other_tokenizer)
         .map_err(|e| bad(format!("--judge {}: {e}", a.judge.display())))?;
     let measured = measure(&a, &model, &tokenizer, &judge, &policies, &temperatures, &prompts, &problems)?;
-    let Measured { points, first, kept, left_out } = measured;
+    let Measured { arithmetic, points, first, kept, left_out } = measured;
     if left_out > 0 {
         eprintln!("{left_out} recordings were too long to be kept");
     }
     let mut report = serde_json::json!({
         "model": name(&a.model), "judge": name(&a.judge), "texts": prompts.len(), "prompt": a.prompt,
-        "length": a.length, "window": a.window, "seed": a.seed, "whole": a.whole, "batch": a.batch, "reference": reference,
+        "length": a.length, "window": a.window, "seed": a.seed, "whole": a.whole, "batch": a.batch, "arithmetic": arithmetic,
+        "reference": reference,
         "points": points,
     });
     let playground = if a.with_page { Some("page/".into()) } else { a.playground.clone() };
@@ -273,6 +274,7 @@ fn problems(a: &Args, tokenizer: &Tokenizer, context: usize) -> Result<Vec<Probl
 
 /// What was measured: a point, its first text and its recordings for every decoder and temperature.
 struct Measured {
+    arithmetic: Arithmetic,
     points: Vec<Point>,
     first: Vec<Sample>,
     kept: Vec<Vec<Recording>>,
@@ -311,8 +313,15 @@ fn measure(
     prompts: &[String],
     problems: &[Problem],
 ) -> Result<Measured, CliError> {
-    let mut batch = Batch::new(&Cpu, Arc::new(a.numbers.weights(&Cpu, model)?), model.config.context);
-    let mut m = Measured { points: vec![], first: vec![], kept: vec![], left_out: 0 };
+    let weights = a.numbers.on_cpu(model)?;
+    let mut m = Measured {
+        arithmetic: weights.arithmetic(),
+        points: vec![],
+        first: vec![],
+        kept: vec![],
+        left_out: 0,
+    };
+    let mut batch = Batch::new(&Cpu, Arc::new(weights), model.config.context);
     let mut bytes_left = MOST_KEPT;
     let mut bar = Progress::new("decoder");
     let began = Instant::now();

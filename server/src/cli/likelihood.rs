@@ -206,7 +206,7 @@ pub fn run(a: Args) -> Result<(), CliError> {
     }
     .map_err(data)?;
     let packing = PackingSpec { length, documents: whole, restart_positions: whole, restart_blocks: whole };
-    let integers = (a.numbers.arithmetic == Arithmetic::Int8).then(|| a.numbers.weights(&Cpu, &model));
+    let integers = (a.numbers.arithmetic() == Arithmetic::Int8).then(|| a.numbers.weights(&Cpu, &model));
     let integers = integers.transpose()?;
     let trunk = integers.as_ref().map_or_else(|| Trunk::new(model.config.clone()), |w| w.trunk.clone());
     let params = integers.as_ref().map_or(&model.params, |w| &w.params);
@@ -216,7 +216,7 @@ pub fn run(a: Args) -> Result<(), CliError> {
         (Some(_), named) => {
             return Err(bad(format!(
                 "--device {named}: --arithmetic {} runs on the CPU",
-                a.numbers.arithmetic
+                a.numbers.arithmetic()
             )));
         }
         (None, named) => device::ready(named, Needs::forward(&trunk, rows))?,
@@ -294,7 +294,7 @@ fn print(a: &Args, r: &Estimate, draws: Option<f64>, length: usize, replicates: 
         let line = serde_json::json!({
             "nelbo": r.value, "estimator": r.estimator, "k": r.k, "stderr": r.stderr,
             "bits_per_byte": r.bits_per_byte, "tokens": r.tokens, "rows": r.rows, "seed": r.seed,
-            "arithmetic": a.numbers.arithmetic, "packing": a.packing, "length": length, "replicates": replicates, "stderr_draws": draws,
+            "arithmetic": a.numbers.arithmetic(), "packing": a.packing, "length": length, "replicates": replicates, "stderr_draws": draws,
         });
         println!("{line}");
         return;

@@ -117,7 +117,8 @@ pub fn run(args: Args) -> Result<(), CliError> {
         eprintln!("{remark}");
     }
     let trunk = Trunk::new(model.config.clone());
-    let weights = Arc::new(args.numbers.on_cpu(model));
+    let weights = Arc::new(args.numbers.on_cpu(&model)?);
+    drop(model);
     for i in 0..args.count {
         let request = Request {
             policy,

@@ -237,7 +237,7 @@ async fn write(
         model: model.name.clone(),
         tokenizer_hash: model.tokenizer.hash().to_string(),
         backend: "cpu".into(),
-        dtype: "f32".into(),
+        dtype: model.weights.arithmetic().name().into(),
         ..Default::default()
     });
     let step = move |d: &Decoder, e: &StepEvent| {
