@@ -146,8 +146,8 @@ lr = { peak = 3e-3, warmup = 5 }
 `;
 
 /** What `hilda sample` writes on the CPU with the demo model for a request of the page; its record. */
-export function sample(prompt, { length, prompt: ids, policy, temperature, seed }) {
-  const args = ['sample', '--json', '--model', 'public/models/hilda-tiny', '--prompt', prompt];
+export function sample(prompt, { length, prompt: ids, policy, temperature, seed }, arithmetic = 'f32') {
+  const args = ['sample', '--json', '--model', 'public/models/hilda-tiny', '--prompt', prompt, '--arithmetic', arithmetic];
   args.push('--length', length - ids.length, '--policy', JSON.stringify(policy));
   args.push('--temperature', temperature, '--seed', seed);
   const ended = spawnSync(wanted('HILDA_BIN'), args.map(String), { encoding: 'utf8', maxBuffer: 1 << 28 });

@@ -240,6 +240,23 @@ describe('watch', () => {
     }
   });
 
+  test('products of int8 weights: WASM writes what the CPU does', LIMIT, async (t) => {
+    const page = await visit(browser, `${server.url}/?device=wasm-int8`);
+    await page.locator('.dial', { hasText: 'Length' }).locator('input[type=range]').fill('24');
+    for (const prompt of ['Once upon a time', 'Tom had a red ball.']) {
+      await playground.write(page, prompt);
+      const trace = playground.record(await playground.share(page));
+      assert.deepEqual([trace.header.model.backend, trace.header.model.dtype], ['wasm', 'int8']);
+      const native = sample(prompt, trace.header.config, 'int8');
+      const { steps, margin } = playground.compare(trace, native, 0.001);
+      t.diagnostic(`CPU and WASM: ${steps} of ${trace.steps.length} steps equal, margin of the difference ${margin}`);
+    }
+    assert.match(await playground.device(page), /int8 weights/);
+    assert.equal(await page.getByRole('button', { name: 'WASM int8', exact: true }).getAttribute('aria-pressed'), 'true');
+    assert.deepEqual(page.trouble, []);
+    await page.context().close();
+  });
+
   test('a WebGPU device lost in mid-text goes on in WASM', LIMIT, async (t) => {
     const gpu = await launch({ webgpu: true });
     try {

@@ -148,6 +148,21 @@ fn training_learns_and_its_model_samples_and_is_measured() {
     let nelbo = nelbo.json();
     assert_eq!(nelbo["estimator"], "nelbo_t(4)");
     assert_eq!(nelbo["k"], 4);
+    // the same in integers: weights rounded to int8, which moves a likelihood by little
+    let integers =
+        program::run(&hilda, folder.path(), &[&eval[..], &["--arithmetic", "int8"]].concat()).json();
+    assert_eq!((&nelbo["arithmetic"], &integers["arithmetic"]), (&"f32".into(), &"int8".into()));
+    let value = |of: &Value| of["nelbo"].as_f64().unwrap();
+    assert!((value(&nelbo) - value(&integers)).abs() < 0.02, "{nelbo} {integers}");
+    for (args, said) in [
+        (vec!["bench", "train", "--arithmetic", "int8"], "decode alone"),
+        (vec!["bench", "decode", "--arithmetic", "int4"], "f32 or int8"),
+        ([&eval[..], &["--arithmetic", "int8", "--device", "cuda:0"]].concat(), "runs on the CPU"),
+    ] {
+        let refused = program::run(&hilda, folder.path(), &args);
+        assert_eq!(refused.code, 2, "{refused:#?}");
+        assert!(refused.err.contains(said), "{refused:#?}");
+    }
     // 320 tokens without any knowledge cost ln 320 = 5.77 nats each.
     let value = nelbo["nelbo"].as_f64().unwrap();
     assert!(value > 0.0 && value < 5.77, "{nelbo}");

@@ -28,13 +28,13 @@ globalThis.result = { times, sum };
 
 const TYPES = { '.mjs': 'text/javascript', '.js': 'text/javascript', '.wasm': 'application/wasm' };
 /** Mean milliseconds of a forward over 128 positions in the playground: 8 of the prompt, 120 written, each sees all, no draws. */
-async function ours(browser, address, simd) {
+async function ours(browser, address, simd, device = 'wasm') {
   const page = await (await browser.newContext()).newPage();
   const done = () => page.waitForFunction(() => {
     const counters = document.querySelector('.counters')?.innerText ?? '';
     return /step (\d+) of \1\s·\s0 masked/.test(counters.replaceAll('\n', ' '));
   }, null, { timeout: 300_000, polling: 500 });
-  await page.goto(`${address}/?device=wasm&simd=${simd}`);
+  await page.goto(`${address}/?device=${device}&simd=${simd}`);
   await done();
   await page.getByRole('button', { name: 'the whole text' }).click();
   // no draws: onnxruntime computes logits only
@@ -88,6 +88,8 @@ try {
     hilda: process.env.HILDA ? {
       relaxed: await ours(browser, process.env.HILDA, 'relaxed'),
       plain: await ours(browser, process.env.HILDA, 'plain'),
+      relaxed_int8: await ours(browser, process.env.HILDA, 'relaxed', 'wasm-int8'),
+      plain_int8: await ours(browser, process.env.HILDA, 'plain', 'wasm-int8'),
     } : null,
   }));
 } finally {

@@ -45,7 +45,7 @@ pub struct Provenance {
     pub tokenizer_hash: String,
     /// "cpu", "wasm", "webgpu"
     pub backend: String,
-    /// "f32", "i8"
+    /// numbers of the products: "f32", "int8"
     pub dtype: String,
 }
 
