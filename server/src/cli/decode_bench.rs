@@ -221,7 +221,8 @@ pub fn run(a: Args) -> Result<(), CliError> {
     }
     let mut report = serde_json::json!({
         "model": name(&a.model), "judge": name(&a.judge), "texts": prompts.len(), "prompt": a.prompt,
-        "length": a.length, "window": a.window, "seed": a.seed, "whole": a.whole, "batch": a.batch, "reference": reference,
+        "length": a.length, "window": a.window, "seed": a.seed, "whole": a.whole, "batch": a.batch, "arithmetic": a.numbers.arithmetic,
+        "reference": reference,
         "points": points,
     });
     let playground = if a.with_page { Some("page/".into()) } else { a.playground.clone() };
