@@ -83,6 +83,9 @@ pub fn to_int8(values: &[f32], cols: usize) -> (Vec<u8>, Vec<u8>) {
     (codes.into_iter().map(|q| q as u8).collect(), scales)
 }
 
+/// 1.5 2^23: what is added to it is rounded to an integer, half to even.
+const ROUND: f32 = 12_582_912.0;
+
 /// Quantised rows of `cols` values, their scales, and whether these yield every value again.
 ///
 /// Values that were int8 rows, with a code of 127 or -127 in each, are given back as they were: q by rounding, and s, which
@@ -93,7 +96,7 @@ pub fn codes(values: &[f32], cols: usize) -> (Vec<i8>, Vec<f32>, bool) {
         let scale = row.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
         let first = codes.len();
-        codes.extend(row.iter().map(|x| (x * inverse).round().clamp(-127.0, 127.0) as i8));
+        codes.extend(row.iter().map(|x| (x * inverse + ROUND - ROUND).clamp(-127.0, 127.0) as i8));
         let yields = |s: &f32| codes[first..].iter().zip(row).all(|(q, x)| f32::from(*q) * s == *x);
         let near = [0i32, -1, 1, -2, 2].map(|ulp| f32::from_bits(scale.to_bits().wrapping_add_signed(ulp)));
         let exact = near.into_iter().find(yields);

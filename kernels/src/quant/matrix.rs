@@ -56,8 +56,9 @@ pub fn pack(codes: &[i8], scale: &[f32], (n, k): (usize, usize), width: usize, o
     let panels: &mut [i8] = bytemuck::cast_slice_mut(panels);
     let at = Place { padded, pairs: k.div_ceil(2), width };
     for (j, row) in codes.chunks_exact(k.max(1)).enumerate() {
-        for (p, pair) in row.chunks(2).enumerate() {
-            panels[at.of(j, p)..][..pair.len()].copy_from_slice(pair);
+        let (first, step) = at.row(j);
+        for (pair, to) in row.chunks(2).zip(panels[first..].chunks_mut(step)) {
+            to[..pair.len()].copy_from_slice(pair);
         }
     }
 }
@@ -71,11 +72,11 @@ struct Place {
 }
 
 impl Place {
-    /// Pair `p` of output `j`.
-    fn of(self, j: usize, p: usize) -> usize {
+    /// The first pair of output `j`, and codes from one pair of it to the next.
+    fn row(self, j: usize) -> (usize, usize) {
         let first = j / self.width * self.width;
         let cols = self.width.min(self.padded - first);
-        2 * (first * self.pairs + p * cols + (j - first))
+        (2 * (first * self.pairs + (j - first)), 2 * cols)
     }
 }
 
@@ -119,9 +120,9 @@ impl<'a> Matrix<'a> {
     pub fn row(&self, j: usize, out: &mut [f32]) {
         assert!(j < self.n, "quant: row {j} outside {}", self.n);
         let ((scale, panels), place) = (self.parts(), self.place());
-        for (p, out) in out[..self.k].chunks_mut(2).enumerate() {
-            let at = place.of(j, p);
-            out.iter_mut().zip(&panels[at..]).for_each(|(o, q)| *o = *q as f32 * scale[j]);
+        let (first, step) = place.row(j);
+        for (out, pair) in out[..self.k].chunks_mut(2).zip(panels[first..].chunks(step)) {
+            out.iter_mut().zip(pair).for_each(|(o, q)| *o = *q as f32 * scale[j]);
         }
     }
 
@@ -229,7 +230,7 @@ impl Job<'_> {
                         pairs: place.pairs,
                         x: x.codes[r * 2 * place.pairs..].as_ptr(),
                         scales: x.scales[r..].as_ptr(),
-                        w: panels[place.of(first + c, 0)..].as_ptr(),
+                        w: panels[place.row(first + c).0..].as_ptr(),
                         w_row: 2 * cols,
                         scale: scale[first + c..].as_ptr(),
                         y: y.at((x.first + r) * self.matrix.n + first + c),
