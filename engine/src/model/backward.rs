@@ -4,7 +4,8 @@
 use hilda_kernels::head::{LossRow, Losses};
 use hilda_kernels::{At, Gate, Train};
 
-use super::trunk::{Masks, Plan, Shape, Trunk};
+use super::plan::Plan;
+use super::trunk::{Masks, Shape, Trunk};
 use crate::config::Mlp;
 
 impl Trunk {

@@ -16,7 +16,7 @@ use std::ops::Range;
 use hilda_kernels::rope::rope;
 use hilda_kernels::{AttentionShape, Backend, MaskRule, Place, RopeShape};
 
-use super::trunk::LayerActs;
+use super::plan::LayerActs;
 use super::{SessionError, Trunk};
 use crate::decode::policy::{Compression, Press, SINKS};
 use crate::decode::{Attention, DecodeConfig, ForwardRequest, Held};

@@ -12,8 +12,8 @@
 
 use hilda_kernels::{Backend, Place, Train};
 
+use super::plan::Keep;
 use super::session::{Session, SessionError, Weights};
-use super::trunk::Keep;
 use super::{Plan, Sequence, Shape, Trunk};
 use crate::config::ModelConfig;
 use crate::decode::{Attention, CacheOp, Decoder, ForwardRequest, Want};

@@ -91,19 +91,27 @@ const ROUND: f32 = 12_582_912.0;
 /// Values that were int8 rows, with a code of 127 or -127 in each, are given back as they were: q by rounding, and s, which
 /// max |row| / 127 misses by up to two units in the last place, as the neighbour that yields every value of the row again.
 pub fn codes(values: &[f32], cols: usize) -> (Vec<i8>, Vec<f32>, bool) {
-    let (mut codes, mut scales, mut all) = (Vec::with_capacity(values.len()), vec![], true);
-    for row in values.chunks_exact(cols) {
-        let scale = row.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        let first = codes.len();
-        codes.extend(row.iter().map(|x| (x * inverse + ROUND - ROUND).clamp(-127.0, 127.0) as i8));
-        let yields = |s: &f32| codes[first..].iter().zip(row).all(|(q, x)| f32::from(*q) * s == *x);
-        let near = [0i32, -1, 1, -2, 2].map(|ulp| f32::from_bits(scale.to_bits().wrapping_add_signed(ulp)));
-        let exact = near.into_iter().find(yields);
-        all &= exact.is_some();
-        scales.push(exact.unwrap_or(scale));
+    let (mut codes, mut scales, mut exact) = (vec![0; values.len()], vec![], true);
+    for (row, codes) in values.chunks_exact(cols).zip(codes.chunks_exact_mut(cols)) {
+        let (scale, yields) = row_codes(row, codes);
+        scales.push(scale);
+        exact &= yields;
     }
-    (codes, scales, all)
+    (codes, scales, exact)
+}
+
+/// Of one row; a function of its own, because a browser compiles anew what is called often and not what loops long.
+#[inline(never)]
+fn row_codes(row: &[f32], codes: &mut [i8]) -> (f32, bool) {
+    let scale = row.iter().fold(0f32, |m, x| if x.abs() > m { x.abs() } else { m }) / 127.0;
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    for (q, x) in codes.iter_mut().zip(row) {
+        *q = (x * inverse + ROUND - ROUND).clamp(-127.0, 127.0) as i8;
+    }
+    let yields = |s: &f32| codes.iter().zip(row).all(|(q, x)| f32::from(*q) * s == *x);
+    let near = [0i32, -1, 1, -2, 2].map(|ulp| f32::from_bits(scale.to_bits().wrapping_add_signed(ulp)));
+    let exact = near.into_iter().find(yields);
+    (exact.unwrap_or(scale), exact.is_some())
 }
 
 /// The rows of `cols` values as codes and scales, where those yield every value again.
@@ -119,8 +127,13 @@ pub fn from_int8(bytes: &[u8], scales: &[f32], out: &mut [f32]) {
     let cols = out.len() / scales.len().max(1);
     for ((row, out), s) in bytes.chunks_exact(cols.max(1)).zip(out.chunks_exact_mut(cols.max(1))).zip(scales)
     {
-        out.iter_mut().zip(row).for_each(|(o, b)| *o = *b as i8 as f32 * s);
+        row_from_int8(row, *s, out);
     }
+}
+
+#[inline(never)]
+fn row_from_int8(bytes: &[u8], scale: f32, out: &mut [f32]) {
+    out.iter_mut().zip(bytes).for_each(|(o, b)| *o = *b as i8 as f32 * scale);
 }
 
 #[cfg(test)]

@@ -57,9 +57,15 @@ pub fn pack(codes: &[i8], scale: &[f32], (n, k): (usize, usize), width: usize, o
     let at = Place { padded, pairs: k.div_ceil(2), width };
     for (j, row) in codes.chunks_exact(k.max(1)).enumerate() {
         let (first, step) = at.row(j);
-        for (pair, to) in row.chunks(2).zip(panels[first..].chunks_mut(step)) {
-            to[..pair.len()].copy_from_slice(pair);
-        }
+        pack_row(row, &mut panels[first..], step);
+    }
+}
+
+/// A function of its own, because a browser compiles anew what is called often and not what loops long.
+#[inline(never)]
+fn pack_row(row: &[i8], panel: &mut [i8], step: usize) {
+    for (pair, to) in row.chunks(2).zip(panel.chunks_mut(step)) {
+        to[..pair.len()].copy_from_slice(pair);
     }
 }
 

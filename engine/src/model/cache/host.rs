@@ -12,7 +12,7 @@
 use hilda_kernels::rng::{Rng, Stream};
 use hilda_kernels::{Backend, MaskRule, Place};
 
-use super::super::trunk::LayerActs;
+use super::super::plan::LayerActs;
 use super::codes::{Codes, Groups};
 use super::press::{self, Queries};
 use crate::decode::policy::{Compression, Press, SINKS};

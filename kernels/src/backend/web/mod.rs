@@ -12,6 +12,7 @@
 mod buffer;
 mod device;
 mod error;
+mod head;
 mod ops;
 mod record;
 mod shader;
