@@ -38,6 +38,19 @@ pub struct LayerAt {
     pub post2: Option<At>,
 }
 
+impl LayerAt {
+    /// The weights of its products, each with (outputs n, terms k).
+    pub fn matrices(&mut self, c: &ModelConfig) -> [(&mut At, usize, usize); 4] {
+        let (d, a) = (c.width, c.heads * c.head_dim);
+        [
+            (&mut self.qkv, c.qkv(), d),
+            (&mut self.out, d, a),
+            (&mut self.gate_up, c.mlp_in(), d),
+            (&mut self.down, d, c.mlp),
+        ]
+    }
+}
+
 /// All tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layout {

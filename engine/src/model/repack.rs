@@ -60,27 +60,27 @@ impl Packed<'_> {
 }
 
 impl Trunk {
-    /// Are the first rows of all matrices int8 codes times a scale? What is not shipped in int8 is told by them.
-    pub(super) fn shipped_in_int8(&self, params: &[f32]) -> bool {
-        let (c, l) = (&self.config, &self.layout);
-        let (d, a) = (c.width, c.heads * c.head_dim);
-        let layers = l.layers.iter().flat_map(|w| [(w.qkv, d), (w.out, a), (w.gate_up, d), (w.down, c.mlp)]);
-        let head = if c.arch.head_bias { l.embed } else { l.head };
-        let mut matrices = layers.chain([(l.embed, d), (head, d)]);
-        matrices.all(|(at, k)| exact_codes(&params[at.offset..][..k.min(at.len)], k).is_some())
+    /// Of every matrix: are the first rows int8 codes times a scale? What is not shipped in int8 is told by them.
+    pub(super) fn shipped_in_int8(&self, params: &[f32]) -> impl Iterator<Item = bool> {
+        let (c, mut layout) = (&self.config, self.layout.clone());
+        let layers = layout.layers.iter_mut().flat_map(|layer| layer.matrices(c));
+        let mut matrices: Vec<(At, usize)> = layers.map(|(at, _, k)| (*at, k)).collect();
+        matrices.push((layout.embed, c.width));
+        if !c.arch.tied && !c.arch.head_bias {
+            matrices.push((layout.head, c.width));
+        }
+        matrices.into_iter().map(|(at, k)| exact_codes(&params[at.offset..][..k.min(at.len)], k).is_some())
     }
 
     /// `params`, as a file has them, with matrices in int8: this trunk's from now on. True if no weight was rounded.
     pub(super) fn in_int8(&mut self, params: &[f32], form: Int8) -> (Vec<f32>, bool) {
-        let c = self.config.clone();
-        let (d, a, layout) = (c.width, c.heads * c.head_dim, &mut self.layout);
+        let (c, layout) = (&self.config, &mut self.layout);
         let mut packed = Packed { from: params, form, to: vec![], exact: true };
-        packed.matrix(&mut layout.embed, c.vocab, d);
+        packed.matrix(&mut layout.embed, c.vocab, c.width);
         for l in &mut layout.layers {
-            packed.matrix(&mut l.qkv, c.qkv(), d);
-            packed.matrix(&mut l.out, d, a);
-            packed.matrix(&mut l.gate_up, c.mlp_in(), d);
-            packed.matrix(&mut l.down, d, c.mlp);
+            for (at, n, k) in l.matrices(c) {
+                packed.matrix(at, n, k);
+            }
             let vectors = [&mut l.norm1_bias, &mut l.qkv_bias, &mut l.q_norm, &mut l.k_norm, &mut l.out_bias];
             let more = [&mut l.post1, &mut l.norm2_bias, &mut l.up_bias, &mut l.down_bias, &mut l.post2];
             let vectors = vectors.into_iter().chain(more).flatten();
@@ -91,9 +91,10 @@ impl Trunk {
         match (c.arch.tied, c.arch.head_bias) {
             (true, _) => layout.head = layout.embed,
             (false, true) => packed.plain(&mut layout.head),
-            (false, false) => packed.matrix(&mut layout.head, c.vocab, d),
+            (false, false) => packed.matrix(&mut layout.head, c.vocab, c.width),
         }
         layout.total = packed.to.len();
+        packed.to.shrink_to_fit();
         (packed.to, packed.exact)
     }
 }

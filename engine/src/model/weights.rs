@@ -17,11 +17,12 @@ pub struct Parameters<'a> {
 impl<'a> Parameters<'a> {
     /// In int8 rows where the model has them and the device reads them, else as they are.
     pub fn new<B: Backend>(b: &B, model: &'a LoadedModel) -> Self {
-        let mut plain = Parameters::plain(model);
-        if b.reads_rows8() {
-            plain.values = Cow::Owned(plain.trunk.in_int8(&model.params, Int8::Rows).0);
+        let mut parameters = Parameters::plain(model);
+        let trunk = &mut parameters.trunk;
+        if b.reads_rows8() && trunk.shipped_in_int8(&model.params).any(|int8| int8) {
+            parameters.values = Cow::Owned(trunk.in_int8(&model.params, Int8::Rows).0);
         }
-        plain
+        parameters
     }
 
     pub(super) fn plain(model: &'a LoadedModel) -> Self {
@@ -98,13 +99,11 @@ impl Weights<hilda_kernels::Cpu> {
     }
 
     /// For products in integers where all matrices of the model are int8 rows already, so that no weight is rounded.
-    pub fn shipped(model: &LoadedModel) -> Option<Self> {
-        let mut trunk = Trunk::new(model.config.clone());
-        if !trunk.shipped_in_int8(&model.params) {
-            return None;
-        }
-        let (params, exact) = trunk.in_int8(&model.params, Int8::Panels(hilda_kernels::quant::width()));
-        exact.then_some(Weights { trunk, shift: model.serving.shift, params })
+    fn shipped(model: &LoadedModel) -> Option<Self> {
+        let trunk = Trunk::new(model.config.clone());
+        let told = trunk.shipped_in_int8(&model.params).all(|int8| int8);
+        let (weights, exact) = told.then(|| Weights::in_panels(model))?;
+        exact.then_some(weights)
     }
 
     /// [`Weights::shipped`], or in float32.
@@ -114,11 +113,16 @@ impl Weights<hilda_kernels::Cpu> {
 
     /// For products in these numbers; what float32 takes is given back.
     pub fn of_computing(model: LoadedModel, arithmetic: Arithmetic) -> Self {
-        if arithmetic == Arithmetic::F32 {
-            return Weights::of(model);
+        match arithmetic {
+            Arithmetic::F32 => Weights::of(model),
+            Arithmetic::Int8 => Weights::in_panels(&model).0,
         }
-        let mut trunk = Trunk::new(model.config);
-        let (params, _) = trunk.in_int8(&model.params, Int8::Panels(hilda_kernels::quant::width()));
-        Weights { trunk, shift: model.serving.shift, params }
+    }
+
+    /// For products in integers; true if no weight was rounded.
+    fn in_panels(model: &LoadedModel) -> (Self, bool) {
+        let mut trunk = Trunk::new(model.config.clone());
+        let (params, exact) = trunk.in_int8(&model.params, Int8::Panels(hilda_kernels::quant::width()));
+        (Weights { trunk, shift: model.serving.shift, params }, exact)
     }
 }

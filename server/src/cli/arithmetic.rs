@@ -29,12 +29,12 @@ impl Numbers {
         weights.map_err(|e| CliError::BadInput(format!("--arithmetic {}: {e}", self.arithmetic())))
     }
 
-    /// Weights on the CPU, in the numbers that the model was shipped in where nothing else was asked for.
-    ///
-    /// # Errors
-    /// As [`Numbers::weights`].
-    pub fn on_cpu(self, model: &LoadedModel) -> Result<Weights<Cpu>, CliError> {
-        let shipped = self.arithmetic.is_none().then(|| Weights::shipped(model)).flatten();
-        shipped.map_or_else(|| self.weights(&Cpu, model), Ok)
+    /// Weights on the CPU, in the numbers that the model was shipped in where nothing else was asked for; no second copy of
+    /// them.
+    pub fn on_cpu(self, model: LoadedModel) -> Weights<Cpu> {
+        match self.arithmetic {
+            Some(arithmetic) => Weights::of_computing(model, arithmetic),
+            None => Weights::of_shipped(model),
+        }
     }
 }

@@ -313,7 +313,7 @@ fn measure(
     prompts: &[String],
     problems: &[Problem],
 ) -> Result<Measured, CliError> {
-    let weights = a.numbers.on_cpu(model)?;
+    let weights = a.numbers.on_cpu(model.clone());
     let mut m = Measured {
         arithmetic: weights.arithmetic(),
         points: vec![],

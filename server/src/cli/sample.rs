@@ -9,7 +9,7 @@ use hilda_engine::data::Tokenizer;
 use hilda_engine::decode::{Decoder, Method, PolicySpec, StepKind, Switch, Trajectory};
 use hilda_engine::model::generate::{self, GenerateError, Request, decode_config, text};
 use hilda_engine::model::session::Weights;
-use hilda_engine::model::{LoadedModel, Serving, Session, Trunk};
+use hilda_engine::model::{LoadedModel, Serving, Session};
 use hilda_kernels::Cpu;
 
 use super::arithmetic::Numbers;
@@ -116,9 +116,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
     if let Some(remark) = generate::remark(serving, &asked, args.whole) {
         eprintln!("{remark}");
     }
-    let trunk = Trunk::new(model.config.clone());
-    let weights = Arc::new(args.numbers.on_cpu(&model)?);
-    drop(model);
+    let weights = Arc::new(args.numbers.on_cpu(model));
     for i in 0..args.count {
         let request = Request {
             policy,
@@ -138,7 +136,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
             let cost = serde_json::json!({
                 "ledger": footer.ledger, "tokens_per_forward": footer.tokens_per_forward,
                 "positions_per_token": footer.positions_per_token, "cache_bytes": footer.cache_bytes,
-                "cache_planned": trunk.planned_cache(&trajectory.header.config),
+                "cache_planned": weights.trunk.planned_cache(&trajectory.header.config),
                 "divergence": footer.divergence, "seconds": seconds,
                 "cache": trajectory.header.config.policy.caching.standing(),
             });
